@@ -1,0 +1,73 @@
+"""Depthwise-separable strided convolutions: 8 feature frames in, one encoder frame out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import FastConformerConfig
+
+KERNEL = 3
+STRIDE = 2
+STAGES = 3
+
+
+def conv_padding(causal: bool) -> tuple[int, int]:
+    """Padding before and after, the same in time and in frequency."""
+    return (KERNEL - 1, STRIDE - 1) if causal else (1, 1)
+
+
+def strided_length(length: Tensor | int, causal: bool) -> Tensor | int:
+    """Frames after one strided convolution over `length` frames."""
+    return (length + sum(conv_padding(causal)) - KERNEL) // STRIDE + 1
+
+
+def subsampled_length(length: Tensor | int, causal: bool) -> Tensor | int:
+    """Encoder frames for `length` feature frames; 0 feature frames give 0."""
+    frames = length
+    for _ in range(STAGES):
+        frames = strided_length(frames, causal)
+    if isinstance(length, Tensor):
+        return torch.where(length > 0, frames, torch.zeros_like(frames))
+    return frames if length > 0 else 0
+
+
+class SeparableStage(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, KERNEL, STRIDE, groups=channels)
+        self.pointwise = nn.Conv2d(channels, channels, 1)
+
+
+class Subsampling(nn.Module):
+    """[B, T, F] -> [B, T/8, D]. Frames beyond a row's length are zero before every strided convolution."""
+
+    def __init__(self, config: FastConformerConfig) -> None:
+        super().__init__()
+        self.causal = config.causal_subsampling
+        channels = config.subsampling_channels
+        bins = subsampled_length(config.feat_in, self.causal)
+        self.conv_in = nn.Conv2d(1, channels, KERNEL, STRIDE)
+        self.stages = nn.ModuleList(SeparableStage(channels) for _ in range(STAGES - 1))
+        self.out = nn.Linear(channels * int(bins), config.d_model)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        before, after = conv_padding(self.causal)
+        pad = (before, after, before, after)
+        out_lengths = subsampled_length(lengths, self.causal)
+
+        x = self._mask(features.unsqueeze(1), lengths)
+        x = torch.relu(self.conv_in(F.pad(x, pad)))
+        for stage in self.stages:
+            lengths = strided_length(lengths, self.causal)
+            x = self._mask(x, lengths)
+            x = torch.relu(stage.pointwise(stage.depthwise(F.pad(x, pad))))
+        batch, channels, frames, bins = x.shape
+        x = self._mask(x, out_lengths)
+        return self.out(x.transpose(1, 2).reshape(batch, frames, channels * bins)), out_lengths
+
+    @staticmethod
+    def _mask(x: Tensor, lengths: Tensor) -> Tensor:
+        valid = torch.arange(x.shape[2], device=x.device) < lengths.unsqueeze(1)
+        return x * valid[:, None, :, None].to(x.dtype)
