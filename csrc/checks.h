@@ -1,0 +1,96 @@
+// Argument checks for the CPU and the CUDA kernels: whole sentences that name the op, the argument, what it
+// is and what was expected. They throw std::invalid_argument, which reaches Python as ValueError.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace rnnt_fastdecode {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <typename... Parts>
+[[noreturn]] inline void fail(const Parts&... parts) {
+  std::ostringstream message;
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+template <typename... Parts>
+inline void check(bool condition, const Parts&... parts) {
+  if (!condition) fail(parts...);
+}
+
+inline const char* dtype_name(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    default:
+      return torch::headeronly::toString(dtype);
+  }
+}
+
+inline std::string shape_name(const int64_t* sizes, size_t dim) {
+  std::ostringstream text;
+  text << "[";
+  for (size_t i = 0; i < dim; ++i) text << (i ? ", " : "") << sizes[i];
+  text << "]";
+  return text.str();
+}
+
+inline std::string shape_name(const Tensor& tensor) {
+  return shape_name(tensor.sizes().data(), static_cast<size_t>(tensor.dim()));
+}
+
+// What every tensor of one op call has in common: the op's name for messages, and the device of the first
+// tensor.
+struct CallContext {
+  const char* op;
+  torch::stable::Device device;
+
+  void tensor(const char* name, const Tensor& value, ScalarType dtype, std::initializer_list<int64_t> shape,
+              bool contiguous = true) const {
+    const auto sizes = value.sizes();
+    bool same = sizes.size() == shape.size();
+    for (size_t i = 0; same && i < shape.size(); ++i) same = sizes[i] == shape.begin()[i];
+    check(same, op, ": ", name, " must have shape ", shape_name(shape.begin(), shape.size()), ", got ",
+          shape_name(value), ".");
+    check(value.scalar_type() == dtype, op, ": ", name, " must be ", dtype_name(dtype), ", got ",
+          dtype_name(value.scalar_type()), ".");
+    check(value.device() == device, op, ": ", name, " must be on the same device as the other tensors.");
+    check(not contiguous or value.is_contiguous(), op, ": ", name, " must be contiguous.");
+  }
+
+  void dims(const char* name, const Tensor& value, int64_t dim, const char* letters) const {
+    check(value.dim() == dim, op, ": ", name, " must have ", dim, " dimensions ", letters, ", got shape ",
+          shape_name(value), ".");
+  }
+
+  void floating(const char* name, const Tensor& value) const {
+    const ScalarType dtype = value.scalar_type();
+    check(dtype == ScalarType::Float or dtype == ScalarType::BFloat16 or dtype == ScalarType::Half, op, ": ",
+          name, " must be float32, bfloat16 or float16, got ", dtype_name(dtype), ".");
+  }
+};
+
+}  // namespace rnnt_fastdecode
