@@ -1,5 +1,18 @@
 """Transducer decoding: modules, state, greedy decoder, results."""
 
+from .decoder import GreedyDecoder
 from .modules import CtcHead, Joint, LstmPredictor, StatelessPredictor, TransducerHead
+from .results import DecodeResult, Hypothesis
+from .state import DecodeState
 
-__all__ = ["CtcHead", "Joint", "LstmPredictor", "StatelessPredictor", "TransducerHead"]
+__all__ = [
+    "CtcHead",
+    "DecodeResult",
+    "DecodeState",
+    "GreedyDecoder",
+    "Hypothesis",
+    "Joint",
+    "LstmPredictor",
+    "StatelessPredictor",
+    "TransducerHead",
+]

@@ -1,0 +1,259 @@
+// The CUDA kernels as torch ops: checks, output tensors, dtype dispatch, the current stream; no arithmetic.
+
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+
+#include "../arguments.h"
+#include "greedy_rounds.cuh"
+#include "joint_argmax.cuh"
+#include "kv_cache_update.cuh"
+#include "predictor_step.cuh"
+
+namespace rnnt_fastdecode {
+namespace {
+
+constexpr int kPartialWords = sizeof(cuda::JointPartial) / sizeof(int);
+
+void check_cuda(const char* op, cudaError_t error) {
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string(op) + ": CUDA error: " + cudaGetErrorString(error));
+  }
+}
+
+// Makes the tensor's device current and knows its stream.
+struct Launch {
+  explicit Launch(const Tensor& tensor) : guard(tensor.get_device_index()) {
+    void* raw = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &raw));
+    stream = static_cast<cudaStream_t>(raw);
+  }
+  torch::stable::accelerator::DeviceGuard guard;
+  cudaStream_t stream;
+};
+
+int multiprocessors(int device) {
+  int count = 0;
+  check_cuda("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
+template <typename Function>
+void dispatch(ScalarType dtype, Function function) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return function(float{});
+    case ScalarType::BFloat16:
+      return function(__nv_bfloat16{});
+    default:
+      return function(__half{});
+  }
+}
+
+const int* ints(const Tensor& tensor) { return static_cast<const int*>(tensor.const_data_ptr()); }
+int* mutable_ints(const Tensor& tensor) { return static_cast<int*>(tensor.mutable_data_ptr()); }
+float* mutable_floats(const Tensor& tensor) { return static_cast<float*>(tensor.mutable_data_ptr()); }
+
+cuda::JointProblem joint_problem(const JointSizes& sizes, const Tensor& encoder, const Tensor& predictor,
+                                 const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& times,
+                                 const Tensor& lengths, int64_t window) {
+  return {.encoder = encoder.const_data_ptr(),
+          .predictor = predictor.const_data_ptr(),
+          .weight = weight.const_data_ptr(),
+          .bias = bias ? bias->const_data_ptr() : nullptr,
+          .times = ints(times),
+          .lengths = ints(lengths),
+          .encoder_batch_stride = sizes.encoder_batch_stride,
+          .batch = static_cast<int>(sizes.batch),
+          .frames = static_cast<int>(sizes.frames),
+          .width = static_cast<int>(sizes.joint_width),
+          .num_tokens = static_cast<int>(sizes.vocab),
+          .num_durations = static_cast<int>(sizes.num_durations),
+          .window = static_cast<int>(window),
+          .activation = static_cast<cuda::Activation>(sizes.activation)};
+}
+static_assert(static_cast<int>(Activation::kTanh) == static_cast<int>(cuda::Activation::kTanh));
+static_assert(static_cast<int>(Activation::kSigmoid) == static_cast<int>(cuda::Activation::kSigmoid));
+
+std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor, Tensor weight,
+                                                std::optional<Tensor> bias, Tensor times, Tensor lengths,
+                                                int64_t window, int64_t num_durations, std::string activation) {
+  const JointSizes sizes = check_joint_argmax(encoder, predictor, weight, bias, times, lengths, window,
+                                              num_durations, activation);
+  Tensor tokens = torch::stable::new_empty(times, {sizes.batch, window});
+  Tensor durations = torch::stable::new_empty(times, {sizes.batch, window});
+  Tensor log_probs = torch::stable::new_empty(times, {sizes.batch, window}, ScalarType::Float);
+  const cuda::JointProblem problem =
+      joint_problem(sizes, encoder, predictor, weight, bias, times, lengths, window);
+  if (problem.rows() > 0) {
+    const Launch launch(encoder);
+    const int splits = cuda::joint_column_splits(problem, multiprocessors(encoder.get_device_index()));
+    const Tensor scratch =
+        torch::stable::new_empty(times, {static_cast<int64_t>(problem.rows()) * splits * kPartialWords});
+    auto* partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(scratch));
+    dispatch(sizes.dtype, [&]<typename T>(T) {
+      check_cuda("joint_argmax", cuda::launch_joint_partials<T>(problem, partials, splits, nullptr, launch.stream));
+    });
+    check_cuda("joint_argmax", cuda::launch_joint_finish(problem, partials, splits, mutable_ints(tokens),
+                                                         mutable_ints(durations), mutable_floats(log_probs),
+                                                         launch.stream));
+  }
+  return {tokens, durations, log_probs};
+}
+
+template <typename T>
+cudaError_t launch_predictor(const PredictorSizes& sizes, const std::vector<Tensor>& weights, const int* labels,
+                             const std::vector<Tensor>& state, const Tensor& output, cudaStream_t stream) {
+  if (sizes.kind == PredictorKind::kLstm) {
+    return cuda::launch_lstm_step<T>({.labels = labels,
+                                      .embedding = weights[0].const_data_ptr(),
+                                      .weight = weights[1].const_data_ptr(),
+                                      .bias = static_cast<const float*>(weights[2].const_data_ptr()),
+                                      .projection = weights[3].const_data_ptr(),
+                                      .projection_bias = weights[4].const_data_ptr(),
+                                      .hidden = state[0].mutable_data_ptr(),
+                                      .cell = mutable_floats(state[1]),
+                                      .next_hidden = state[2].mutable_data_ptr(),
+                                      .output = output.mutable_data_ptr(),
+                                      .batch = static_cast<int>(sizes.batch),
+                                      .layers = static_cast<int>(sizes.layers),
+                                      .vocab_size = static_cast<int>(sizes.vocab),
+                                      .hidden_width = static_cast<int>(sizes.width),
+                                      .output_width = static_cast<int>(sizes.joint_width)},
+                                     stream);
+  }
+  return cuda::launch_stateless_step<T>({.labels = labels,
+                                         .tables = weights[0].const_data_ptr(),
+                                         .projection = weights[1].const_data_ptr(),
+                                         .projection_bias = weights[2].const_data_ptr(),
+                                         .context = mutable_ints(state[0]),
+                                         .output = output.mutable_data_ptr(),
+                                         .batch = static_cast<int>(sizes.batch),
+                                         .context_size = static_cast<int>(sizes.context),
+                                         .vocab_size = static_cast<int>(sizes.vocab),
+                                         .hidden_width = static_cast<int>(sizes.width),
+                                         .output_width = static_cast<int>(sizes.joint_width),
+                                         .relu = sizes.kind == PredictorKind::kStatelessRelu},
+                                        stream);
+}
+
+void predictor_step(std::string kind, std::vector<Tensor> weights, Tensor labels, std::vector<Tensor> state,
+                    Tensor output) {
+  const PredictorSizes sizes = check_predictor_step(kind, weights, labels, state, output);
+  if (sizes.batch == 0) {
+    return;
+  }
+  const Launch launch(output);
+  dispatch(sizes.dtype, [&]<typename T>(T) {
+    check_cuda("predictor_step_",
+               launch_predictor<T>(sizes, weights, ints(labels), state, output, launch.stream));
+  });
+}
+
+void kv_cache_update(Tensor keys, Tensor values, Tensor lengths, Tensor slots, Tensor positions, Tensor key_cache,
+                     Tensor value_cache) {
+  const CacheSizes sizes = check_kv_cache_update(keys, values, lengths, slots, positions, key_cache, value_cache);
+  if (sizes.batch == 0 || sizes.frames == 0) {
+    return;
+  }
+  const Launch launch(keys);
+  const cuda::KvCacheProblem problem{.keys = keys.const_data_ptr(),
+                                     .values = values.const_data_ptr(),
+                                     .lengths = ints(lengths),
+                                     .slots = ints(slots),
+                                     .positions = ints(positions),
+                                     .key_cache = key_cache.mutable_data_ptr(),
+                                     .value_cache = value_cache.mutable_data_ptr(),
+                                     .batch = static_cast<int>(sizes.batch),
+                                     .frames = static_cast<int>(sizes.frames),
+                                     .heads = static_cast<int>(sizes.heads),
+                                     .head_width = static_cast<int>(sizes.head_width),
+                                     .num_slots = static_cast<int>(sizes.slots),
+                                     .capacity = static_cast<int>(sizes.capacity)};
+  dispatch(keys.scalar_type(), [&]<typename T>(T) {
+    check_cuda("kv_cache_update_", cuda::launch_kv_cache_update<T>(problem, launch.stream));
+  });
+}
+
+// The scratch memory of the loop: [labels int32 [B], partials int32 [K]] with room for at least one partial a row.
+int check_workspace(const CallContext& call, const std::vector<Tensor>& workspace, const cuda::JointProblem& joint) {
+  check(workspace.size() == 2, call.op, ": workspace must hold 2 tensors (labels, partials) on CUDA, got ",
+        workspace.size(), ".");
+  call.tensor("workspace[0]", workspace[0], ScalarType::Int, {joint.batch});
+  const int64_t words = workspace[1].numel();
+  call.tensor("workspace[1]", workspace[1], ScalarType::Int, {words});
+  const int64_t needed = static_cast<int64_t>(joint.rows()) * kPartialWords;
+  check(words >= needed, call.op, ": workspace[1] must hold at least ", needed, " elements, got ", words, ".");
+  return needed == 0 ? 0 : static_cast<int>(std::min<int64_t>(words / needed, INT32_MAX));
+}
+
+void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<Tensor> bias, std::string activation,
+                   int64_t blank_id, std::vector<int64_t> durations, int64_t max_symbols, int64_t window,
+                   int64_t rounds, std::string predictor_kind, std::vector<Tensor> predictor_weights,
+                   std::vector<Tensor> predictor_state, Tensor predictor_output, Tensor times, Tensor symbols,
+                   Tensor tokens, Tensor frames, Tensor token_durations, Tensor log_probs, Tensor counts,
+                   Tensor active, std::vector<Tensor> workspace, int64_t condition) {
+  const GreedySizes sizes = check_greedy_rounds(
+      encoder, lengths, weight, bias, activation, blank_id, durations, max_symbols, window, rounds, predictor_kind,
+      predictor_weights, predictor_state, predictor_output, times, symbols, tokens, frames, token_durations, log_probs,
+      counts, active);
+  const CallContext call{"greedy_rounds_", encoder.device()};
+  check(rounds >= 1, call.op, ": rounds must be at least 1 on CUDA, got ", rounds, ".");
+  check(durations.size() <= cuda::kMaxDurations, call.op, ": at most ", cuda::kMaxDurations,
+        " durations are supported on CUDA, got ", durations.size(), ".");
+  cuda::GreedyProblem problem{
+      .joint = joint_problem(sizes.joint, encoder, predictor_output, weight, bias, times, lengths, window),
+      .blank_id = static_cast<int>(blank_id),
+      .max_symbols = static_cast<int>(std::min<int64_t>(max_symbols, INT32_MAX)),
+      .capacity = static_cast<int>(sizes.capacity),
+      .durations = {},
+      .times = mutable_ints(times),
+      .symbols = mutable_ints(symbols),
+      .tokens = mutable_ints(tokens),
+      .frames = mutable_ints(frames),
+      .token_durations = mutable_ints(token_durations),
+      .log_probs = mutable_floats(log_probs),
+      .counts = mutable_ints(counts),
+      .active = mutable_ints(active),
+      .labels = nullptr,
+      .partials = nullptr,
+      .splits = 0};
+  std::copy(durations.begin(), durations.end(), problem.durations);
+  const int room = check_workspace(call, workspace, problem.joint);
+  problem.labels = mutable_ints(workspace[0]);
+  problem.partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(workspace[1]));
+
+  const Launch launch(encoder);
+  if (problem.joint.batch == 0) {
+    check_cuda(call.op, cudaMemsetAsync(problem.active, 0, sizeof(int), launch.stream));
+  } else {
+    const int wanted = cuda::joint_column_splits(problem.joint, multiprocessors(encoder.get_device_index()));
+    problem.splits = std::min(wanted, room);
+    dispatch(sizes.joint.dtype, [&]<typename T>(T) {
+      const auto step = [&](cudaStream_t stream) {
+        return launch_predictor<T>(sizes.predictor, predictor_weights, problem.labels, predictor_state,
+                                   predictor_output, stream);
+      };
+      check_cuda(call.op, cuda::launch_greedy_rounds<T>(problem, static_cast<int>(rounds), step, launch.stream));
+    });
+  }
+  if (condition != 0) {
+    check_cuda(call.op, cuda::launch_set_condition(problem.active, static_cast<unsigned long long>(condition),
+                                                   launch.stream));
+  }
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(rnnt_fastdecode, CUDA, m) {
+  m.impl("joint_argmax", TORCH_BOX(&joint_argmax));
+  m.impl("predictor_step_", TORCH_BOX(&predictor_step));
+  m.impl("kv_cache_update_", TORCH_BOX(&kv_cache_update));
+  m.impl("greedy_rounds_", TORCH_BOX(&greedy_rounds));
+}
+
+}  // namespace rnnt_fastdecode

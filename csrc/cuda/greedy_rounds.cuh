@@ -1,0 +1,59 @@
+// Masked rounds of the greedy loop: joint over a window, walk to the first label, predictor step, for every row.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "joint_argmax.cuh"
+#include "predictor_step.cuh"
+
+namespace rnnt_fastdecode::cuda {
+
+constexpr int kMaxDurations = 64;
+
+struct GreedyProblem {
+  JointProblem joint;  // joint.predictor is the predictor's output, joint.times is `times`
+  int blank_id;
+  int max_symbols;
+  int capacity;  // C
+  int durations[kMaxDurations];
+  int* times;            // [B]
+  int* symbols;          // [B] labels already emitted at frame times[b]
+  int* tokens;           // [B, C]
+  int* frames;           // [B, C]
+  int* token_durations;  // [B, C]
+  float* log_probs;      // [B, C]
+  int* counts;           // [B]
+  int* active;           // [1]
+  int* labels;           // [B] scratch: the label of this round, -1 = none
+  JointPartial* partials;
+  int splits;
+};
+
+// Walks every row to its first label and counts the rows that are not done.
+cudaError_t launch_advance(const GreedyProblem& problem, cudaStream_t stream);
+
+// Tells the conditional graph node behind `condition` to go on while *active is not 0.
+cudaError_t launch_set_condition(const int* active, unsigned long long condition, cudaStream_t stream);
+
+// `step` launches the predictor for the rows with a label: labels, then stream.
+template <typename T, typename Step>
+cudaError_t launch_greedy_rounds(const GreedyProblem& problem, int rounds, Step step, cudaStream_t stream) {
+  for (int round = 0; round < rounds; ++round) {
+    cudaError_t error =
+        launch_joint_partials<T>(problem.joint, problem.partials, problem.splits, problem.active, stream);
+    if (error == cudaSuccess) {
+      error = launch_advance(problem, stream);
+    }
+    if (error == cudaSuccess) {
+      error = step(stream);
+    }
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+  return cudaSuccess;
+}
+
+}  // namespace rnnt_fastdecode::cuda

@@ -1,0 +1,47 @@
+// Element types, rounding and the activations of the joint, shared by every kernel.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cmath>
+
+namespace rnnt_fastdecode::cuda {
+
+enum class Activation : int { kRelu, kTanh, kSigmoid };
+
+template <typename T>
+__device__ inline float to_float(T value) {
+  return static_cast<float>(value);
+}
+
+template <typename T>
+__device__ inline T from_float(float value) {
+  return static_cast<T>(value);
+}
+
+__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+__device__ inline float activate(float x, Activation activation) {
+  switch (activation) {
+    case Activation::kRelu:
+      // Written so that a NaN stays a NaN, as in torch.relu.
+      return x < 0.0f ? 0.0f : x;
+    case Activation::kTanh:
+      return tanhf(x);
+    default:
+      return sigmoid(x);
+  }
+}
+
+// Total order of torch.argmax: NaN is the greatest, of equal values the first index wins.
+__device__ inline bool comes_before(float value, int index, float other, int other_index) {
+  const bool value_nan = isnan(value);
+  const bool other_nan = isnan(other);
+  if (value_nan || other_nan) {
+    return value_nan && (!other_nan || index < other_index);
+  }
+  return value > other || (value == other && index < other_index);
+}
+
+}  // namespace rnnt_fastdecode::cuda

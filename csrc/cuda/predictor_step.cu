@@ -1,0 +1,263 @@
+// The prediction network, one label further.
+//
+// LSTM: a kernel for each layer, then the projection. In a layer's kernel a warp owns one hidden unit: its four gates
+// are the four columns of a tile, so that after the dot product over (input | hidden) the four lanes of a row hold
+// i, f, g, o, and the first of them updates the cell. A layer reads `hidden` of every unit while other blocks finish
+// theirs: the new value goes to `next_hidden`, and the projection, which runs after every layer, commits it.
+//
+// Stateless: the sum of the context's embeddings is built in shared memory by every block of the projection; the
+// context itself shifts in a kernel of its own, after all of them have read it.
+
+#include "predictor_step.cuh"
+#include "tile_dot.cuh"
+
+namespace rnnt_fastdecode::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kThreads = kWarps * kWarp;
+
+// Labels of the kTileRows rows that a block owns, -1 for rows to leave alone. Returns whether there is any work.
+__device__ inline bool load_labels(int* tile_labels, const int* labels, int first_row, int batch) {
+  bool any = false;
+  for (int r = 0; r < kTileRows; ++r) {
+    const int label = first_row + r < batch ? labels[first_row + r] : -1;
+    any |= label >= 0;
+    if (threadIdx.x == 0) {
+      tile_labels[r] = label;
+    }
+  }
+  __syncthreads();
+  return any;
+}
+
+template <typename T, int Vector>
+__global__ void __launch_bounds__(kThreads) lstm_layer_kernel(LstmProblem p, int layer) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  __shared__ int tile_labels[kTileRows];
+  T* operand = reinterpret_cast<T*>(shared_bytes);  // [kTileRows][x | h]
+  const int lane = threadIdx.x % kWarp;
+  const int width = p.hidden_width;
+  const int depth = 2 * width;
+  const int stride = padded_stride<T>(depth);
+  const int first_row = blockIdx.x * kTileRows;
+  const int64_t layer_offset = static_cast<int64_t>(layer) * p.batch * width;
+  T* next_hidden = static_cast<T*>(p.next_hidden);
+
+  if (!load_labels(tile_labels, p.labels, first_row, p.batch)) {
+    return;
+  }
+  for (int r = 0; r < kTileRows; ++r) {
+    const int label = tile_labels[r];
+    const int64_t state = layer_offset + static_cast<int64_t>(first_row + r) * width;
+    const T* input = layer == 0 ? static_cast<const T*>(p.embedding) + static_cast<int64_t>(label) * width
+                                : next_hidden + state - static_cast<int64_t>(p.batch) * width;
+    const T* hidden = static_cast<const T*>(p.hidden) + state;
+    for (int k = threadIdx.x; k < depth; k += kThreads) {
+      T value = from_float<T>(label < 0 ? 0.0f : NAN);
+      if (label >= 0 && label < p.vocab_size) {
+        value = k < width ? input[k] : hidden[k - width];
+      }
+      operand[r * stride + k] = value;
+    }
+  }
+  __syncthreads();
+
+  const int unit = blockIdx.y * kWarps + threadIdx.x / kWarp;
+  if (unit >= width) {
+    return;
+  }
+  const T* weight = static_cast<const T*>(p.weight) + static_cast<int64_t>(layer) * 4 * width * depth;
+  const T* gates[kTileColumns];
+#pragma unroll
+  for (int gate = 0; gate < kTileColumns; ++gate) {
+    gates[gate] = weight + static_cast<int64_t>(gate * width + unit) * depth;
+  }
+  const int own_gate = lane % kTileColumns;
+  const float sum = tile_dot<T, Vector>(operand, stride, gates, depth, lane) +
+                    p.bias[(layer * 4 + own_gate) * width + unit];
+  const int first_lane = lane - own_gate;
+  const float i = __shfl_sync(kFullMask, sum, first_lane);
+  const float f = __shfl_sync(kFullMask, sum, first_lane + 1);
+  const float g = __shfl_sync(kFullMask, sum, first_lane + 2);
+  const float o = __shfl_sync(kFullMask, sum, first_lane + 3);
+  const int r = lane / kTileColumns;
+  if (own_gate == 0 && tile_labels[r] >= 0) {
+    const int64_t index = layer_offset + static_cast<int64_t>(first_row + r) * width + unit;
+    const float cell = sigmoid(f) * p.cell[index] + sigmoid(i) * tanhf(g);
+    p.cell[index] = cell;
+    next_hidden[index] = from_float<T>(sigmoid(o) * tanhf(cell));
+  }
+}
+
+// Columns of the projection, kTileColumns for each warp, from the operand rows in shared memory.
+template <typename T, int Vector>
+__device__ inline void project(const T* operand, int stride, const int* tile_labels, const T* projection,
+                               const T* bias, T* output, int first_row, int width, int output_width, int lane) {
+  const int tile = (blockIdx.y * kWarps + threadIdx.x / kWarp) * kTileColumns;
+  if (tile >= output_width) {
+    return;
+  }
+  const T* columns[kTileColumns];
+#pragma unroll
+  for (int c = 0; c < kTileColumns; ++c) {
+    columns[c] = projection + static_cast<int64_t>(min(tile + c, output_width - 1)) * width;
+  }
+  const float sum = tile_dot<T, Vector>(operand, stride, columns, width, lane);
+  const int column = tile + lane % kTileColumns;
+  const int r = lane / kTileColumns;
+  if (column < output_width && tile_labels[r] >= 0) {
+    output[static_cast<int64_t>(first_row + r) * output_width + column] = from_float<T>(sum + to_float(bias[column]));
+  }
+}
+
+template <typename T, int Vector>
+__global__ void __launch_bounds__(kThreads) lstm_projection_kernel(LstmProblem p) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  __shared__ int tile_labels[kTileRows];
+  T* operand = reinterpret_cast<T*>(shared_bytes);
+  const int width = p.hidden_width;
+  const int stride = padded_stride<T>(width);
+  const int first_row = blockIdx.x * kTileRows;
+  const T* next_hidden = static_cast<const T*>(p.next_hidden);
+
+  if (!load_labels(tile_labels, p.labels, first_row, p.batch)) {
+    return;
+  }
+  for (int r = 0; r < kTileRows; ++r) {
+    if (tile_labels[r] < 0) {
+      for (int k = threadIdx.x; k < width; k += kThreads) {
+        operand[r * stride + k] = from_float<T>(0.0f);
+      }
+      continue;
+    }
+    const int64_t row = static_cast<int64_t>(first_row + r) * width;
+    const int64_t top = static_cast<int64_t>(p.layers - 1) * p.batch * width + row;
+    for (int k = threadIdx.x; k < width; k += kThreads) {
+      operand[r * stride + k] = next_hidden[top + k];
+    }
+    for (int layer = blockIdx.y; layer < p.layers; layer += gridDim.y) {
+      const int64_t state = static_cast<int64_t>(layer) * p.batch * width + row;
+      for (int k = threadIdx.x; k < width; k += kThreads) {
+        static_cast<T*>(p.hidden)[state + k] = next_hidden[state + k];
+      }
+    }
+  }
+  __syncthreads();
+  project<T, Vector>(operand, stride, tile_labels, static_cast<const T*>(p.projection),
+                     static_cast<const T*>(p.projection_bias), static_cast<T*>(p.output), first_row, width,
+                     p.output_width, threadIdx.x % kWarp);
+}
+
+template <typename T, int Vector>
+__global__ void __launch_bounds__(kThreads) stateless_projection_kernel(StatelessProblem p) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  __shared__ int tile_labels[kTileRows];
+  T* operand = reinterpret_cast<T*>(shared_bytes);
+  const int width = p.hidden_width;
+  const int stride = padded_stride<T>(width);
+  const int first_row = blockIdx.x * kTileRows;
+  const T* tables = static_cast<const T*>(p.tables);
+  const int history = p.context_size - 1;
+
+  if (!load_labels(tile_labels, p.labels, first_row, p.batch)) {
+    return;
+  }
+  for (int r = 0; r < kTileRows; ++r) {
+    const int label = tile_labels[r];
+    for (int k = threadIdx.x; k < width; k += kThreads) {
+      float sum = 0.0f;
+      for (int c = 0; label >= 0 && c <= history; ++c) {
+        const int past = c == 0 ? label : p.context[static_cast<int64_t>(first_row + r) * history + c - 1];
+        const bool known = past >= 0 && past < p.vocab_size;
+        sum += known ? to_float(tables[(static_cast<int64_t>(c) * p.vocab_size + past) * width + k]) : NAN;
+      }
+      const T rounded = from_float<T>(sum);
+      operand[r * stride + k] = p.relu ? from_float<T>(activate(to_float(rounded), Activation::kRelu)) : rounded;
+    }
+  }
+  __syncthreads();
+  project<T, Vector>(operand, stride, tile_labels, static_cast<const T*>(p.projection),
+                     static_cast<const T*>(p.projection_bias), static_cast<T*>(p.output), first_row, width,
+                     p.output_width, threadIdx.x % kWarp);
+}
+
+__global__ void shift_context_kernel(StatelessProblem p) {
+  const int row = blockIdx.x * blockDim.x + threadIdx.x;
+  if (row >= p.batch || p.labels[row] < 0) {
+    return;
+  }
+  const int history = p.context_size - 1;
+  int* context = p.context + static_cast<int64_t>(row) * history;
+  for (int c = history - 1; c > 0; --c) {
+    context[c] = context[c - 1];
+  }
+  context[0] = p.labels[row];
+}
+
+template <typename T, typename Kernel, typename... Args>
+cudaError_t launch_tiles(Kernel kernel, int batch, int units, int depth, cudaStream_t stream, Args... args) {
+  const int shared = kTileRows * padded_stride<T>(depth) * static_cast<int>(sizeof(T));
+  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const dim3 grid((batch + kTileRows - 1) / kTileRows, (units + kWarps - 1) / kWarps);
+  kernel<<<grid, kThreads, shared, stream>>>(args...);
+  return cudaGetLastError();
+}
+
+int column_tiles(int columns) { return (columns + kTileColumns - 1) / kTileColumns; }
+
+template <typename T, int Vector>
+cudaError_t lstm_step(const LstmProblem& p, cudaStream_t stream) {
+  for (int layer = 0; layer < p.layers; ++layer) {
+    const cudaError_t error = launch_tiles<T>(lstm_layer_kernel<T, Vector>, p.batch, p.hidden_width,
+                                              2 * p.hidden_width, stream, p, layer);
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+  return launch_tiles<T>(lstm_projection_kernel<T, Vector>, p.batch, column_tiles(p.output_width), p.hidden_width,
+                         stream, p);
+}
+
+template <typename T, int Vector>
+cudaError_t stateless_step(const StatelessProblem& p, cudaStream_t stream) {
+  const cudaError_t error = launch_tiles<T>(stateless_projection_kernel<T, Vector>, p.batch,
+                                            column_tiles(p.output_width), p.hidden_width, stream, p);
+  if (error != cudaSuccess || p.context_size == 1) {
+    return error;
+  }
+  shift_context_kernel<<<(p.batch + kThreads - 1) / kThreads, kThreads, 0, stream>>>(p);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+template <typename T>
+cudaError_t launch_lstm_step(const LstmProblem& problem, cudaStream_t stream) {
+  if (is_vectorizable<T>(problem.weight, problem.hidden_width) &&
+      is_vectorizable<T>(problem.projection, problem.hidden_width)) {
+    return lstm_step<T, kVector<T>>(problem, stream);
+  }
+  return lstm_step<T, 1>(problem, stream);
+}
+
+template <typename T>
+cudaError_t launch_stateless_step(const StatelessProblem& problem, cudaStream_t stream) {
+  if (is_vectorizable<T>(problem.projection, problem.hidden_width)) {
+    return stateless_step<T, kVector<T>>(problem, stream);
+  }
+  return stateless_step<T, 1>(problem, stream);
+}
+
+#define INSTANTIATE(T)                                                          \
+  template cudaError_t launch_lstm_step<T>(const LstmProblem&, cudaStream_t);   \
+  template cudaError_t launch_stateless_step<T>(const StatelessProblem&, cudaStream_t);
+INSTANTIATE(float)
+INSTANTIATE(__nv_bfloat16)
+INSTANTIATE(__half)
+#undef INSTANTIATE
+
+}  // namespace rnnt_fastdecode::cuda

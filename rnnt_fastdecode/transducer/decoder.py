@@ -1,0 +1,177 @@
+"""Exact greedy decoding of RNN-T and TDT transducers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import ops
+from ..errors import ArgumentError
+from .modules import Joint, TransducerHead
+from .results import DecodeResult
+from .rules import GreedyRules
+from .runners import CpuRunner, CudaRunner
+from .state import DecodeState
+from .weights import SUPPORTED_DTYPES, Predictor, pack_joint, pack_predictor
+
+# Frames judged at once where the caller does not say. A blank costs a frame of the window, a label ends it: on a GPU
+# a wide window saves rounds, on a CPU every frame beyond the label is wasted work.
+DEFAULT_WINDOW = {"cuda": 6, "cpu": 1}
+
+
+class GreedyDecoder:
+    """Greedy search over a transducer, on the device of its weights.
+
+    Follows NVIDIA NeMo's label-looping rules: start of sequence is a step of the blank label from a zero state; a
+    blank costs one frame (TDT: its duration, at least one); after `max_symbols` labels on one frame the next frame is
+    taken; a TDT duration that points beyond the end is carried to the next chunk. Of equal logits the first wins.
+
+    Parameters
+    ----------
+    predictor: `LstmPredictor` or `StatelessPredictor`, vocabulary V with blank, float32, bfloat16 or float16.
+    joint: `Joint` with V + N outputs on the same device in the same dtype. Parameters of both are copied.
+    blank_id: id of blank, anywhere in the vocabulary.
+    durations: the frames that each of the N duration outputs stands for; empty for RNN-T.
+    max_symbols: labels at one frame at most; None means 10, as in NeMo.
+    window: frames judged at once, >= 1; changes the speed only. None chooses by device.
+
+    Raises
+    ------
+    ArgumentError: modules that do not fit together, or a value out of range.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        joint: Joint,
+        blank_id: int,
+        durations: Sequence[int] = (),
+        max_symbols: int | None = 10,
+        window: int | None = None,
+    ) -> None:
+        self._predictor, self._joint = pack_predictor(predictor), pack_joint(joint)
+        weight = self._joint.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        if self.device.type not in DEFAULT_WINDOW:
+            raise ArgumentError(f"joint must be on a CPU or a CUDA device, got {self.device}")
+        if self.dtype not in SUPPORTED_DTYPES:
+            raise ArgumentError(f"joint must be float32, bfloat16 or float16, got {self.dtype}")
+        first = self._predictor.weights[0]
+        if first.device != self.device or first.dtype != self.dtype:
+            raise ArgumentError(
+                f"predictor and joint must agree, got {first.dtype} on {first.device} "
+                f"and {self.dtype} on {self.device}"
+            )
+        vocab_size = weight.shape[0] - len(durations)
+        if first.shape[-2] != vocab_size:
+            raise ArgumentError(
+                f"joint must have {first.shape[-2]} token and {len(durations)} duration outputs, "
+                f"got {weight.shape[0]} outputs"
+            )
+        self.rules = GreedyRules(
+            int(blank_id),
+            tuple(int(duration) for duration in durations),
+            10 if max_symbols is None else int(max_symbols),
+            DEFAULT_WINDOW[self.device.type] if window is None else int(window),
+        )
+        self.rules.check(vocab_size)
+        self._start = self._start_of_sequence()
+        runner = CudaRunner if self.device.type == "cuda" else CpuRunner
+        self._runner: CpuRunner | CudaRunner = runner(self._predictor, self._joint, self.rules)
+
+    @classmethod
+    def from_head(cls, head: TransducerHead, window: int | None = None) -> GreedyDecoder:
+        """A decoder for a head with the rules that it names."""
+        return cls(head.predictor, head.joint, head.blank_id, head.durations, head.max_symbols, window)
+
+    @property
+    def path(self) -> str:
+        """Which loop runs: "cpu", "cuda graph" or "cuda host loop"."""
+        return self._runner.path
+
+    @property
+    def captures(self) -> int:
+        """How often a CUDA graph was recorded so far; 0 on a CPU."""
+        return getattr(self._runner, "captures", 0)
+
+    def initial_state(self, batch: int) -> DecodeState:
+        """The state of `batch` utterances that have not begun."""
+        return self._start.select(torch.zeros(batch, dtype=torch.int64, device=self.device))
+
+    @torch.no_grad()
+    def __call__(
+        self, encoder_output: Tensor, lengths: Tensor, state: DecodeState | None = None
+    ) -> DecodeResult:
+        """Decode a batch, or the next chunk of one.
+
+        Parameters
+        ----------
+        encoder_output: [B, T, D] floating point on the decoder's device; converted to the weights' dtype before the
+            joint's encoder projection.
+        lengths: [B] integers, valid frames of each row, 0 <= lengths <= T; on the decoder's device or on the CPU.
+        state: `DecodeResult.state` of the chunk before; None at the start.
+
+        Raises
+        ------
+        ArgumentError: an argument with a wrong shape, dtype, device or value; nothing has run then.
+        """
+        lengths = self._check(encoder_output, lengths, state)
+        if state is None:
+            state = self.initial_state(encoder_output.shape[0])
+        if encoder_output.shape[0] == 0 or encoder_output.shape[1] == 0:
+            return self._nothing(state)
+        joint = self._joint
+        projected = F.linear(encoder_output.to(self.dtype), joint.encoder_weight, joint.encoder_bias)
+        return self._runner(projected, lengths, state)
+
+    def _check(self, encoder_output: Tensor, lengths: Tensor, state: DecodeState | None) -> Tensor:
+        width = self._joint.encoder_weight.shape[1]
+        if encoder_output.ndim != 3 or encoder_output.shape[2] != width:
+            raise ArgumentError(f"encoder_output must be [B, T, {width}], got {list(encoder_output.shape)}")
+        if not encoder_output.is_floating_point():
+            raise ArgumentError(f"encoder_output must be floating point, got {encoder_output.dtype}")
+        if encoder_output.device != self.device:
+            raise ArgumentError(f"encoder_output must be on {self.device}, got {encoder_output.device}")
+        batch, frames = encoder_output.shape[:2]
+        if lengths.shape != (batch,) or lengths.dtype not in (torch.int32, torch.int64):
+            raise ArgumentError(
+                f"lengths must be [{batch}] int32 or int64, got {list(lengths.shape)} {lengths.dtype}"
+            )
+        if lengths.device not in (self.device, torch.device("cpu")):
+            raise ArgumentError(f"lengths must be on {self.device} or the CPU, got {lengths.device}")
+        if batch > 0:
+            least, most = (int(value) for value in torch.stack(lengths.aminmax()).tolist())
+            if least < 0 or most > frames:
+                raise ArgumentError(
+                    f"lengths must lie between 0 and {frames} frames, got {least if least < 0 else most}"
+                )
+        if state is not None and (state.batch != batch or state.output.device != self.device):
+            raise ArgumentError(
+                f"state must hold {batch} rows on {self.device}, got {state.batch} on {state.output.device}"
+            )
+        return lengths.to(self.device)
+
+    def _start_of_sequence(self) -> DecodeState:
+        blank_id = self.rules.blank_id
+        state = self._predictor.zero_state(1, blank_id)
+        output = self._joint.weight.new_zeros(1, self._joint.weight.shape[1])
+        label = torch.full((1,), blank_id, dtype=torch.int32, device=self.device)
+        ops.predictor_step_(self._predictor.kind, self._predictor.weights, label, state, output)
+        return DecodeState(
+            tuple(state),
+            self._predictor.batch_dims,
+            output,
+            torch.zeros(1, dtype=torch.int32, device=self.device),
+            torch.zeros(1, dtype=torch.int64, device=self.device),
+        )
+
+    def _nothing(self, state: DecodeState) -> DecodeResult:
+        def empty(dtype: torch.dtype) -> Tensor:
+            return torch.zeros(state.batch, 0, dtype=dtype, device=self.device)
+
+        lengths = torch.zeros(state.batch, dtype=torch.int64, device=self.device)
+        whole = empty(torch.int64)
+        return DecodeResult(whole, whole, whole, empty(torch.float32), lengths, state)

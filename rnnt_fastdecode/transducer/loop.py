@@ -1,0 +1,108 @@
+"""The buffers of the greedy loop for a capacity of B rows and T frames, and the op that works on them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from .rules import GreedyRules
+from .state import DecodeState
+from .weights import JointWeights, PredictorWeights
+
+# Words of one partial result of the joint, and how many of them the CUDA kernel likes to have for each multiprocessor.
+PARTIAL_WORDS = 5
+PARTIALS_PER_MULTIPROCESSOR = 16
+
+
+class LoopBuffers:
+    """Everything the greedy loop reads and writes, allocated once.
+
+    Memory, with C = T * max_symbols: B * T * J elements of the weights' dtype for the encoder, 16 * B * C bytes for
+    the results, 2 * L * B * H elements and 4 * L * B * H bytes for an LSTM's state, B * J elements for its output, and
+    below 1 MB of scratch.
+    """
+
+    def __init__(
+        self, predictor: PredictorWeights, joint: JointWeights, rules: GreedyRules, batch: int, frames: int
+    ) -> None:
+        self.predictor, self.joint, self.rules = predictor, joint, rules
+        self.batch, self.frames = batch, frames
+        weight = joint.weight
+        device = weight.device
+        capacity = frames * rules.max_symbols
+        self.encoder = weight.new_zeros(batch, frames, weight.shape[1])
+        self.predictor_state = predictor.zero_state(batch, rules.blank_id)
+        self.predictor_output = weight.new_zeros(batch, weight.shape[1])
+        self.lengths, self.times, self.symbols, self.counts = (
+            torch.zeros(batch, dtype=torch.int32, device=device) for _ in range(4)
+        )
+        self.tokens, self.token_frames, self.token_durations = (
+            torch.zeros(batch, capacity, dtype=torch.int32, device=device) for _ in range(3)
+        )
+        self.log_probs = torch.zeros(batch, capacity, dtype=torch.float32, device=device)
+        self.active = torch.zeros(1, dtype=torch.int32, device=device)
+        self.workspace = self._workspace(device) if device.type == "cuda" else []
+
+    def _workspace(self, device: torch.device) -> list[Tensor]:
+        multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+        partials = self.batch * self.rules.window + PARTIALS_PER_MULTIPROCESSOR * multiprocessors
+        return [
+            torch.zeros(self.batch, dtype=torch.int32, device=device),
+            torch.zeros(PARTIAL_WORDS * partials, dtype=torch.int32, device=device),
+        ]
+
+    def load(self, encoder: Tensor, lengths: Tensor, state: DecodeState) -> None:
+        """Put a batch into the first rows; the other rows have no frames. encoder [B, T, J] is projected."""
+        batch, frames = encoder.shape[:2]
+        self.encoder[:batch, :frames].copy_(encoder)
+        self.lengths[:batch].copy_(lengths)
+        self.lengths[batch:].zero_()
+        self.times[:batch].copy_(state.time_jumps)
+        self.predictor_output[:batch].copy_(state.output)
+        for own, given, dim in zip(self.predictor_state, state.predictor, state.batch_dims, strict=True):
+            own.narrow(dim, 0, batch).copy_(given)
+        self.symbols.zero_()
+        self.counts.zero_()
+
+    def run_rounds(self, rounds: int, condition: int = 0) -> None:
+        """`ops.greedy_rounds_` on these buffers."""
+        joint, rules = self.joint, self.rules
+        ops.greedy_rounds_(
+            self.encoder,
+            self.lengths,
+            joint.weight,
+            joint.bias,
+            joint.activation,
+            rules.blank_id,
+            list(rules.durations),
+            rules.max_symbols,
+            rules.window,
+            rounds,
+            self.predictor.kind,
+            self.predictor.weights,
+            self.predictor_state,
+            self.predictor_output,
+            self.times,
+            self.symbols,
+            self.tokens,
+            self.token_frames,
+            self.token_durations,
+            self.log_probs,
+            self.counts,
+            self.active,
+            self.workspace,
+            condition,
+        )
+
+    def state(self, batch: int, decoded_lengths: Tensor) -> DecodeState:
+        """A copy of the state of the first rows; decoded_lengths [B] as it was before this chunk."""
+        dims = self.predictor.batch_dims
+        pairs = zip(self.predictor_state, dims, strict=True)
+        return DecodeState(
+            tuple(own.narrow(dim, 0, batch).clone() for own, dim in pairs),
+            dims,
+            self.predictor_output[:batch].clone(),
+            (self.times[:batch] - self.lengths[:batch]).clamp(min=0),
+            decoded_lengths + self.lengths[:batch],
+        )

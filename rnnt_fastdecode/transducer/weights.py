@@ -1,0 +1,82 @@
+"""Modules packed into the layouts that the ops read, and the state they start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError
+from .modules import Joint, LstmPredictor, StatelessPredictor
+
+Predictor = LstmPredictor | StatelessPredictor
+SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class PredictorWeights:
+    """What the ops call `kind` and `weights`; see `ops.predictor_step_` for the layouts."""
+
+    kind: str
+    weights: list[Tensor]
+
+    def zero_state(self, batch: int, blank_id: int) -> list[Tensor]:
+        """The state before any label: zeros for an LSTM, a context of blanks for a stateless predictor."""
+        first = self.weights[0]
+        if self.kind == "lstm":
+            shape = (self.weights[1].shape[0], batch, first.shape[1])
+            return [first.new_zeros(shape), first.new_zeros(shape, dtype=torch.float32), first.new_zeros(shape)]
+        context = first.shape[0]
+        return [torch.full((batch, context - 1), blank_id, dtype=torch.int32, device=first.device)]
+
+    @property
+    def batch_dims(self) -> tuple[int, ...]:
+        """The batch dimension of each state tensor."""
+        return (1, 1, 1) if self.kind == "lstm" else (0,)
+
+
+def pack_predictor(predictor: Predictor) -> PredictorWeights:
+    """Copy a predictor's parameters into the layouts of `ops.predictor_step_`."""
+    projection = predictor.projection
+    bias = projection.bias
+    if bias is None:
+        bias = projection.weight.new_zeros(projection.weight.shape[0])
+    if isinstance(predictor, StatelessPredictor):
+        kind = "stateless_relu" if predictor.activation == "relu" else "stateless"
+        return PredictorWeights(kind, _owned(predictor.tables, projection.weight, bias))
+    lstm = predictor.lstm
+    if lstm.proj_size or lstm.bidirectional or lstm.input_size != lstm.hidden_size or not lstm.bias:
+        raise ArgumentError(
+            "predictor.lstm must be unidirectional with biases, without projection, and as wide as its embedding"
+        )
+    parts = [lstm._flat_weights[4 * layer : 4 * layer + 4] for layer in range(lstm.num_layers)]
+    weight = torch.stack([torch.cat((w_ih, w_hh), dim=1) for w_ih, w_hh, _, _ in parts])
+    gate_bias = torch.stack([b_ih.float() + b_hh.float() for _, _, b_ih, b_hh in parts])
+    return PredictorWeights(
+        "lstm", _owned(predictor.embedding.weight, weight, gate_bias, projection.weight, bias)
+    )
+
+
+@dataclass(frozen=True)
+class JointWeights:
+    """encoder_weight [J, D], encoder_bias [J] or None, weight [V + N, J], bias [V + N] or None."""
+
+    encoder_weight: Tensor
+    encoder_bias: Tensor | None
+    weight: Tensor
+    bias: Tensor | None
+    activation: str
+
+
+def pack_joint(joint: Joint) -> JointWeights:
+    """Copy a joint's parameters."""
+    projection, output = joint.encoder_projection, joint.output
+    encoder_weight, weight = _owned(projection.weight, output.weight)
+    encoder_bias = None if projection.bias is None else _owned(projection.bias)[0]
+    bias = None if output.bias is None else _owned(output.bias)[0]
+    return JointWeights(encoder_weight, encoder_bias, weight, bias, joint.activation)
+
+
+def _owned(*tensors: Tensor) -> list[Tensor]:
+    return [tensor.detach().clone(memory_format=torch.contiguous_format) for tensor in tensors]
