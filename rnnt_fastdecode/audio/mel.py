@@ -1,4 +1,4 @@
-"""Log-mel features, equal to the featurizer of NeMo 3.0.0 and to the feature extractors of transformers 5.17."""
+"""Log-mel features, equal to those of NeMo 3.0.0 and of the feature extractors of transformers 5.17."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class MelConfig:
     Attributes
     ----------
     sample_rate: samples per second of the audio.
-    n_fft, window, hop: points of the Fourier transform, samples under the (symmetric Hann) window, samples per frame.
+    n_fft: points of the Fourier transform.
+    window: samples under the symmetric Hann window.
+    hop: samples from frame to frame.
     num_mels: mel bins F.
     preemphasis: x[n] - preemphasis * x[n - 1] before the transform; 0 = none.
     log_guard: added to the mel energy before the logarithm.
@@ -69,15 +71,17 @@ def slaney_filterbank(config: MelConfig) -> Tensor:
     )
     bins = torch.linspace(0.0, config.sample_rate / 2, config.n_fft // 2 + 1, dtype=torch.float64)
     left, centre, right = (edges[i : i + config.num_mels].unsqueeze(1) for i in range(3))
-    triangle = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(min=0.0)
+    triangle = torch.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)).clamp(
+        min=0.0
+    )
     return (triangle * (2.0 / (right - left))).float()
 
 
 class LogMel(nn.Module):
     """Batched log-mel features in float32.
 
-    The filterbank and the window stay float32 whatever type the module is moved to: half precision belongs to the
-    encoder, and rounding these two would change every feature.
+    The filterbank and the window stay float32 whatever type the module is moved to: half precision belongs to
+    the encoder, and rounding these two would change every feature.
     """
 
     filterbank: Tensor
@@ -86,7 +90,7 @@ class LogMel(nn.Module):
     def __init__(
         self, config: MelConfig, filterbank: Tensor | None = None, window: Tensor | None = None
     ) -> None:
-        """`filterbank` [F, n_fft // 2 + 1] and `window` [window]: a checkpoint's own, instead of the computed ones."""
+        """A given `filterbank` [F, n_fft // 2 + 1] or `window` [window] replaces the computed one."""
         super().__init__()
         self.config = config
         if filterbank is None:
@@ -149,7 +153,7 @@ class LogMel(nn.Module):
         return features.masked_fill(~valid.unsqueeze(2), 0.0), out_lengths
 
     def _power(self, samples: Tensor, lengths: Tensor) -> Tensor:
-        """[B, S] -> [B, n_fft // 2 + 1, S // hop + 1] power of the transform, frames centred on multiples of hop."""
+        """[B, S] -> [B, n_fft // 2 + 1, S // hop + 1] power, frames centred on multiples of hop."""
         config = self.config
         valid = torch.arange(samples.shape[1], device=samples.device) < lengths.unsqueeze(1)
         if config.preemphasis:
@@ -169,7 +173,7 @@ class LogMel(nn.Module):
 
 
 def _normalize_per_feature(features: Tensor, valid: Tensor) -> Tensor:
-    """Mean 0 and unbiased standard deviation 1 over the valid frames of each row; one frame alone becomes 0."""
+    """Mean 0 and unbiased standard deviation 1 over a row's valid frames; one frame alone becomes 0."""
     mask = valid.unsqueeze(2)
     count = valid.sum(dim=1).clamp(min=1)[:, None, None]
     centred = features - features.masked_fill(~mask, 0.0).sum(dim=1, keepdim=True) / count
