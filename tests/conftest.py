@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Behind everything else: an installed package goes before the source tree, which has `training` besides.
+sys.path.append(str(ROOT))
 
 
 def pytest_collection_modifyitems(config, items):
