@@ -1,0 +1,275 @@
+"""The ops of `torch.ops.rnnt_fastdecode`: loaded, described, and made known to `torch.compile` here.
+
+Each op has a CPU and a CUDA kernel and a schema in csrc/ops.cpp; `rnnt_fastdecode.reference` says in plain
+PyTorch what it means. Ops are for inference: they have no gradients. The functions below call the ops and
+raise `ArgumentError` where an argument is wrong; under `torch.compile` the ops can also be called directly.
+
+Letters: B batch, T encoder frames, V vocabulary with blank, N number of durations, J joint width, H predictor
+width, W window of frames, C capacity, S slots, L predictor layers. "dtype" is float32, bfloat16 or float16
+and must be the same for all floating point tensors of a call, except where float32 is stated. Integer tensors
+are int32. All tensors are contiguous and on one device. Sums are taken in float32 whatever the dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import ArgumentError, RnntFastdecodeError
+
+__all__ = ["cuda_ops_loaded", "greedy_rounds_", "joint_argmax", "kv_cache_update_", "predictor_step_"]
+
+_LIBRARIES = Path(__file__).resolve().parent / "_lib"
+
+
+def _load() -> bool:
+    """Loads the op libraries; true if the CUDA ops are among them."""
+    cpu, cuda = (_LIBRARIES / f"librnnt_fastdecode_{kind}.so" for kind in ("cpu", "cuda"))
+    if not cpu.is_file():
+        raise ImportError(
+            f"{cpu} is missing: install the package with `pip install .`, or build the ops of a source tree "
+            "with `python setup.py build_ext --inplace`"
+        )
+    torch.ops.load_library(str(cpu))
+    if torch.version.cuda is None or not cuda.is_file():
+        return False
+    torch.ops.load_library(str(cuda))
+    return True
+
+
+#: True if this process has the CUDA kernels: they were built, and torch is a CUDA build.
+cuda_ops_loaded: bool = _load()
+
+
+def _call(op: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return op(*arguments)
+    except ValueError as error:
+        raise ArgumentError(str(error)) from None
+    except NotImplementedError as error:
+        if "CUDA" not in str(error) or cuda_ops_loaded:
+            raise
+        raise RnntFastdecodeError(
+            "The CUDA ops are not loaded: they are built where nvcc is found, and need a torch with CUDA."
+        ) from None
+
+
+def joint_argmax(
+    encoder: Tensor,
+    predictor: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    times: Tensor,
+    lengths: Tensor,
+    window: int,
+    num_durations: int = 0,
+    activation: str = "relu",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Joint network and argmax over the next W frames of every row; the logits never reach memory.
+
+    For w in 0 .. W-1 and t = times[b] + w: a = activation(encoder[b, t] + predictor[b]), the sum and a both
+    rounded to dtype; logits = weight @ a + bias in float32.
+
+    Args:
+        encoder: [B, T, J] dtype, already projected. May have any stride along B.
+        predictor: [B, J] dtype, already projected.
+        weight: [V + N, J] dtype: rows of the tokens, then rows of the durations.
+        bias: [V + N] dtype, or None.
+        times: [B] int32, first frame to look at; not negative.
+        lengths: [B] int32, valid frames; what exceeds T counts as T.
+        window: W, at least 1.
+        num_durations: N, 0 for RNN-T.
+        activation: "relu", "tanh" or "sigmoid".
+
+    Returns:
+        tokens [B, W] int32: the first of the tokens with the highest logit. NaN counts as highest.
+        durations [B, W] int32: likewise among the N duration logits, an index; 0 if N is 0.
+        log_probs [B, W] float32: log-softmax over the V token logits at the chosen token.
+        Frames with t >= lengths[b] give -1, 0 and 0.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device, layout or value.
+
+    The joint network is that of A. Graves, "Sequence Transduction with Recurrent Neural Networks", 2012, in
+    the form that NeMo trains; durations as in H. Xu et al., "Efficient Sequence Transduction by Jointly
+    Predicting Tokens and Durations", 2023.
+    """
+    op = torch.ops.rnnt_fastdecode.joint_argmax.default
+    return _call(op, encoder, predictor, weight, bias, times, lengths, window, num_durations, activation)
+
+
+def predictor_step_(
+    kind: str, weights: Sequence[Tensor], labels: Tensor, state: Sequence[Tensor], output: Tensor
+) -> None:
+    """One predictor step, in place, for every row that has a label.
+
+    Args:
+        kind: "lstm", "stateless" or "stateless_relu".
+        weights: for "lstm" [embedding [V, H] dtype, weight [L, 4H, 2H] dtype (input weights, then hidden
+            weights along the last dimension; gates in the order input, forget, cell, output), bias [L, 4H]
+            float32 (both biases of torch.nn.LSTM added), projection [J, H] dtype, projection_bias [J] dtype].
+            Else [tables [C, V, H] dtype (table k belongs to the k-th most recent label), projection,
+            projection_bias].
+        labels: [B] int32, -1 for rows that are to stay as they are.
+        state: for "lstm" [hidden [L, B, H] dtype, cell [L, B, H] float32, next_hidden [L, B, H] dtype
+            (scratch)]. Else [context [B, C - 1] int32, the most recent label first]. Modified in place.
+        output: [B, J] dtype, the projected output of the predictor. Modified in place.
+
+    A hidden state is rounded to dtype, a cell state stays in float32. The stateless predictor adds its C
+    table entries in float32, rounds the sum to dtype and, for "stateless_relu", takes its positive part.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device, layout or value.
+
+    The LSTM is that of torch.nn.LSTM, as in NeMo's RNNTDecoder; the stateless predictor is that of
+    M. Ghodsi et al., "RNN-Transducer with Stateless Prediction Network", 2020, as in NeMo.
+    """
+    op = torch.ops.rnnt_fastdecode.predictor_step_.default
+    _call(op, kind, list(weights), labels, list(state), output)
+
+
+def kv_cache_update_(
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+) -> None:
+    """Writes the valid frames of a chunk into the attention caches of their streams, in place.
+
+    Frame i < lengths[b] goes to place (positions[slots[b]] + i) mod C of the ring of slot slots[b]. Where a
+    chunk has more than C valid frames, its last C enter. Frames from lengths[b] on never enter.
+
+    Args:
+        keys, values: [B, T, heads, dk] dtype, projected.
+        lengths: [B] int32, 0 .. T: valid frames of each row.
+        slots: [B] int32, the slot of each row, no slot twice; -1 skips the row.
+        positions: [S] int32, valid frames that each slot has been given before. Read only.
+        key_cache, value_cache: [S, heads, C, dk] dtype. Modified in place.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device or layout; on the CPU also a wrong value.
+    """
+    op = torch.ops.rnnt_fastdecode.kv_cache_update_.default
+    _call(op, keys, values, lengths, slots, positions, key_cache, value_cache)
+
+
+def greedy_rounds_(
+    encoder: Tensor,
+    lengths: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    blank_id: int,
+    durations: Sequence[int],
+    max_symbols: int,
+    window: int,
+    rounds: int,
+    predictor_kind: str,
+    predictor_weights: Sequence[Tensor],
+    predictor_state: Sequence[Tensor],
+    predictor_output: Tensor,
+    times: Tensor,
+    symbols: Tensor,
+    tokens: Tensor,
+    frames: Tensor,
+    token_durations: Tensor,
+    log_probs: Tensor,
+    counts: Tensor,
+    active: Tensor,
+    workspace: Sequence[Tensor] = (),
+    condition: int = 0,
+) -> None:
+    """Rounds of the greedy loop, in place: each row advances on its own, at most by one label in a round.
+
+    A round of a row looks at the frames times[b] .. times[b]+W-1 and walks them to the first label. RNN-T:
+    blank moves one frame on, a label stays. TDT: blank moves max(duration, 1) frames on, a label is stored
+    and moves `duration` frames on. After max_symbols labels on one frame the row moves one frame on. The
+    label then goes through the predictor. A row with times[b] >= lengths[b] is finished; how far it jumped
+    past the end remains in times. A row with counts[b] == C is stalled: it can be continued once there is
+    room.
+
+    Args:
+        encoder, weight, bias, activation: as for `joint_argmax`, N = len(durations).
+        lengths: [B] int32, valid frames; what exceeds T counts as T.
+        blank_id: index of blank, 0 .. V-1.
+        durations: frames that each duration index stands for; empty for RNN-T.
+        max_symbols: labels that one frame can give, at least 1.
+        window: W, at least 1. Has no influence on what is emitted.
+        rounds: how many rounds at most; -1, on the CPU, for as many as it takes.
+        predictor_kind, predictor_weights, predictor_state, predictor_output: as for `predictor_step_`; state
+            and output are modified in place. At the start of an utterance the output is that of a step with
+            blank_id.
+        times, symbols: [B] int32, frame of each row and labels it has given on that frame. Modified in place.
+        tokens, frames, token_durations: [B, C] int32 and log_probs: [B, C] float32. Emissions of row b are
+            written from place counts[b] on: label, frame within this encoder output, number of frames (0 for
+            RNN-T), log-softmax value over the tokens.
+        counts: [B] int32, emissions stored in each row. Modified in place.
+        active: [1] int32, set to the number of rows that are neither finished nor stalled.
+        workspace: scratch memory of the CUDA kernel; () on the CPU.
+        condition: handle of the conditional graph node that goes on while rows are active; 0 for none.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device, layout or value.
+
+    The rules are those of NeMo's label-looping decoders; `rnnt_fastdecode.reference.decode` states them as a
+    loop.
+    """
+    op = torch.ops.rnnt_fastdecode.greedy_rounds_.default
+    _call(
+        op,
+        encoder,
+        lengths,
+        weight,
+        bias,
+        activation,
+        blank_id,
+        list(durations),
+        max_symbols,
+        window,
+        rounds,
+        predictor_kind,
+        list(predictor_weights),
+        list(predictor_state),
+        predictor_output,
+        times,
+        symbols,
+        tokens,
+        frames,
+        token_durations,
+        log_probs,
+        counts,
+        active,
+        list(workspace),
+        condition,
+    )
+
+
+@torch.library.register_fake("rnnt_fastdecode::joint_argmax")
+def _joint_argmax_fake(
+    encoder: Tensor,
+    predictor: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    times: Tensor,
+    lengths: Tensor,
+    window: int,
+    num_durations: int,
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (times.shape[0], window)
+    return times.new_empty(shape), times.new_empty(shape), times.new_empty(shape, dtype=torch.float32)
+
+
+def _in_place_fake(*_arguments: Any, **_keywords: Any) -> None:
+    """In-place ops have no results."""
+
+
+for _name in ("predictor_step_", "kv_cache_update_", "greedy_rounds_"):
+    torch.library.register_fake(f"rnnt_fastdecode::{_name}", _in_place_fake)

@@ -1,0 +1,113 @@
+"""What every op means, one obvious loop each, in the dtype of its arguments (float64 for a yardstick).
+
+Letters: B batch, T encoder frames, V vocabulary with blank, N number of durations, J joint width, H predictor
+width, W window, C context or capacity, S slots, L predictor layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
+
+
+def joint(encoder: Tensor, predictor: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """Logits of one frame: encoder [J] and predictor [J], both projected, weight [V+N,J], bias [V+N]."""
+    logits = weight @ ACTIVATIONS[activation](encoder + predictor)
+    return logits if bias is None else logits + bias
+
+
+def joint_argmax(
+    encoder: Tensor,
+    predictor: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    times: Tensor,
+    lengths: Tensor,
+    window: int,
+    num_durations: int,
+    activation: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Best token, best duration index and the token's log-probability for frames times[b] .. times[b]+W-1.
+
+    encoder [B,T,J] and predictor [B,J] are projected; times and lengths [B]. Frames that row b does not have
+    give token -1, duration 0 and log-probability 0. Returns three tensors [B,W].
+    """
+    batch, num_frames, _ = encoder.shape
+    vocab = weight.shape[0] - num_durations
+    tokens = torch.full((batch, window), -1, dtype=torch.int32)
+    durations = torch.zeros((batch, window), dtype=torch.int32)
+    log_probs = torch.zeros((batch, window), dtype=encoder.dtype)
+    for b in range(batch):
+        for w in range(window):
+            t = int(times[b]) + w
+            if t >= min(int(lengths[b]), num_frames):
+                continue
+            logits = joint(encoder[b, t], predictor[b], weight, bias, activation)
+            tokens[b, w] = logits[:vocab].argmax()
+            log_probs[b, w] = logits[:vocab].log_softmax(0)[tokens[b, w]]
+            if num_durations > 0:
+                durations[b, w] = logits[vocab:].argmax()
+    return tokens, durations, log_probs
+
+
+def lstm_step(
+    weights: list[Tensor], label: int, state: tuple[Tensor, Tensor]
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One label through an LSTM predictor: (output [J], (hidden [L,H], cell [L,H])).
+
+    weights = [embedding [V,H], weight [L,4H,2H] over (input, hidden), bias [L,4H], projection [J,H],
+    projection_bias [J]]; the gates stand in the order input, forget, cell, output.
+    """
+    embedding, weight, bias, projection, projection_bias = weights
+    hidden, cell = state
+    new_hidden, new_cell = torch.empty_like(hidden), torch.empty_like(cell)
+    x = embedding[label]
+    for layer in range(weight.shape[0]):
+        gates = weight[layer] @ torch.cat([x, hidden[layer]]) + bias[layer]
+        i, f, g, o = gates.chunk(4)
+        new_cell[layer] = torch.sigmoid(f) * cell[layer] + torch.sigmoid(i) * torch.tanh(g)
+        new_hidden[layer] = torch.sigmoid(o) * torch.tanh(new_cell[layer])
+        x = new_hidden[layer]
+    return projection @ x + projection_bias, (new_hidden, new_cell)
+
+
+def stateless_step(weights: list[Tensor], label: int, context: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
+    """One label through a stateless predictor: (output [J], context [C-1], most recent label first).
+
+    weights = [tables [C,V,H], projection [J,H], projection_bias [J]]; table k is for the k-th most recent
+    label.
+    """
+    tables, projection, projection_bias = weights
+    labels = [label, *context.tolist()]
+    x = torch.stack([tables[k, labels[k]] for k in range(tables.shape[0])]).sum(0)
+    x = torch.relu(x) if relu else x
+    return projection @ x + projection_bias, context.new_tensor(labels[:-1])
+
+
+def kv_cache_update(
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The caches [S,heads,C,dk] after the valid frames of keys and values [B,T,heads,dk] have entered.
+
+    Row b belongs to slots[b] (-1: to none); positions[s] frames have entered slot s before. Frame i of a row
+    goes to place (positions + i) mod C of its slot's ring. Frames from lengths[b] on never enter.
+    """
+    key_cache, value_cache = key_cache.clone(), value_cache.clone()
+    capacity = key_cache.shape[2]
+    for b in range(keys.shape[0]):
+        slot = int(slots[b])
+        if slot < 0:
+            continue
+        for i in range(int(lengths[b])):
+            place = (int(positions[slot]) + i) % capacity
+            key_cache[slot, :, place] = keys[b, i]
+            value_cache[slot, :, place] = values[b, i]
+    return key_cache, value_cache
