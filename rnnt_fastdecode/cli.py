@@ -10,6 +10,7 @@ import glob
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import __version__
 from .destinations import Recording, Write, open_writer
 from .errors import ArgumentError, RnntFastdecodeError
 from .formats import WRITERS
@@ -43,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         # File names may hold bytes that are no text, and a terminal may know few characters.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    warnings.showwarning = lambda message, *details: click.echo(f"{PROGRAM}: {message}", err=True)
     show_traceback = "--traceback" in (sys.argv[1:] if arguments is None else arguments)
     try:
         code = commands.main(args=arguments, prog_name=PROGRAM, standalone_mode=False)
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = f"; see {error.ctx.command_path} --help" if usage else ""  # type: ignore[attr-defined]
         code = _complain(f"{error.format_message().rstrip('.')}{where}")
     except click.exceptions.Abort:
-        click.echo(f"{_CLEAR_LINE if sys.stderr.isatty() else ''}{PROGRAM}: interrupted", err=True)
+        click.echo(f"{PROGRAM}: interrupted", err=True)
         code = _INTERRUPTED
     except RnntFastdecodeError as error:
         if show_traceback:
@@ -76,7 +79,7 @@ def _traceback_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name=PROGRAM)
+@click.version_option(__version__)
 @click.pass_context
 def commands(context: click.Context) -> None:
     """Exact, fast speech recognition with transducer models.
@@ -87,7 +90,7 @@ def commands(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@commands.command()
+@commands.command(short_help="Transcribe recordings.")
 @click.argument("inputs", metavar="[FILES|FOLDERS|GLOBS]...", nargs=-1, type=click.Path(path_type=str))
 @click.option(
     "-m",
@@ -192,7 +195,7 @@ def transcribe(
     return 1 if faults else 0
 
 
-@commands.command()
+@commands.command(short_help="Show what was built, and what is used here.")
 @_traceback_option
 def info() -> None:
     """Show what was built, which GPU there is, and which paths are used."""

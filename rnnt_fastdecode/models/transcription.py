@@ -175,17 +175,17 @@ def _checked_input(index: int, item: Any) -> tuple[str, Any]:
         raise ArgumentError(
             f"files[{index}] must be a path, samples or (samples, sample_rate), got {type(item).__name__}"
         )
-    array = samples.detach().cpu().float().numpy() if _is_float(samples) else np.asarray(samples)
+    if isinstance(samples, Tensor):
+        samples = samples.detach().cpu()
+        array = samples.float().numpy() if samples.is_floating_point() else samples.numpy()
+    else:
+        array = samples
     if array.ndim != 1 or array.dtype not in (np.float16, np.float32, np.float64, np.int16, np.int32):
         raise ArgumentError(
             f"files[{index}] must be [S] samples, float, int16 or int32, "
             f"got {list(samples.shape)} {samples.dtype}"
         )
     return f"<samples {index}>", (array, rate)
-
-
-def _is_float(samples: Any) -> bool:
-    return isinstance(samples, Tensor) and samples.is_floating_point()
 
 
 def _read(name: str, source: Any, sample_rate: int) -> np.ndarray:
