@@ -43,7 +43,7 @@ _HOMES = {
     "TransducerHead": "transducer",
 }
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 __version__ = "0.1.0"
 
 

@@ -38,7 +38,8 @@ struct Launch {
 
 int multiprocessors(int device) {
   int count = 0;
-  check_cuda("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  check_cuda("cudaDeviceGetAttribute",
+             cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
   return count;
 }
 
@@ -81,9 +82,10 @@ static_assert(static_cast<int>(Activation::kSigmoid) == static_cast<int>(cuda::A
 
 std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor, Tensor weight,
                                                 std::optional<Tensor> bias, Tensor times, Tensor lengths,
-                                                int64_t window, int64_t num_durations, std::string activation) {
-  const JointSizes sizes = check_joint_argmax(encoder, predictor, weight, bias, times, lengths, window,
-                                              num_durations, activation);
+                                                int64_t window, int64_t num_durations,
+                                                std::string activation) {
+  const JointSizes sizes =
+      check_joint_argmax(encoder, predictor, weight, bias, times, lengths, window, num_durations, activation);
   Tensor tokens = torch::stable::new_empty(times, {sizes.batch, window});
   Tensor durations = torch::stable::new_empty(times, {sizes.batch, window});
   Tensor log_probs = torch::stable::new_empty(times, {sizes.batch, window}, ScalarType::Float);
@@ -96,18 +98,20 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor
         torch::stable::new_empty(times, {static_cast<int64_t>(problem.rows()) * splits * kPartialWords});
     auto* partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(scratch));
     dispatch(sizes.dtype, [&]<typename T>(T) {
-      check_cuda("joint_argmax", cuda::launch_joint_partials<T>(problem, partials, splits, nullptr, launch.stream));
+      check_cuda("joint_argmax",
+                 cuda::launch_joint_partials<T>(problem, partials, splits, nullptr, launch.stream));
     });
-    check_cuda("joint_argmax", cuda::launch_joint_finish(problem, partials, splits, mutable_ints(tokens),
-                                                         mutable_ints(durations), mutable_floats(log_probs),
-                                                         launch.stream));
+    check_cuda("joint_argmax",
+               cuda::launch_joint_finish(problem, partials, splits, mutable_ints(tokens),
+                                         mutable_ints(durations), mutable_floats(log_probs), launch.stream));
   }
   return {tokens, durations, log_probs};
 }
 
 template <typename T>
-cudaError_t launch_predictor(const PredictorSizes& sizes, const std::vector<Tensor>& weights, const int* labels,
-                             const std::vector<Tensor>& state, const Tensor& output, cudaStream_t stream) {
+cudaError_t launch_predictor(const PredictorSizes& sizes, const std::vector<Tensor>& weights,
+                             const int* labels, const std::vector<Tensor>& state, const Tensor& output,
+                             cudaStream_t stream) {
   if (sizes.kind == PredictorKind::kLstm) {
     return cuda::launch_lstm_step<T>({.labels = labels,
                                       .embedding = weights[0].const_data_ptr(),
@@ -154,9 +158,10 @@ void predictor_step(std::string kind, std::vector<Tensor> weights, Tensor labels
   });
 }
 
-void kv_cache_update(Tensor keys, Tensor values, Tensor lengths, Tensor slots, Tensor positions, Tensor key_cache,
-                     Tensor value_cache) {
-  const CacheSizes sizes = check_kv_cache_update(keys, values, lengths, slots, positions, key_cache, value_cache);
+void kv_cache_update(Tensor keys, Tensor values, Tensor lengths, Tensor slots, Tensor positions,
+                     Tensor key_cache, Tensor value_cache) {
+  const CacheSizes sizes =
+      check_kv_cache_update(keys, values, lengths, slots, positions, key_cache, value_cache);
   if (sizes.batch == 0 || sizes.frames == 0) {
     return;
   }
@@ -179,28 +184,32 @@ void kv_cache_update(Tensor keys, Tensor values, Tensor lengths, Tensor slots, T
   });
 }
 
-// The scratch memory of the loop: [labels int32 [B], partials int32 [K]] with room for at least one partial a row.
-int check_workspace(const CallContext& call, const std::vector<Tensor>& workspace, const cuda::JointProblem& joint) {
+// The scratch memory of the loop: [labels int32 [B], partials int32 [K]] with room for at least one partial a
+// row.
+int check_workspace(const CallContext& call, const std::vector<Tensor>& workspace,
+                    const cuda::JointProblem& joint) {
   check(workspace.size() == 2, call.op, ": workspace must hold 2 tensors (labels, partials) on CUDA, got ",
         workspace.size(), ".");
   call.tensor("workspace[0]", workspace[0], ScalarType::Int, {joint.batch});
   const int64_t words = workspace[1].numel();
   call.tensor("workspace[1]", workspace[1], ScalarType::Int, {words});
   const int64_t needed = static_cast<int64_t>(joint.rows()) * kPartialWords;
-  check(words >= needed, call.op, ": workspace[1] must hold at least ", needed, " elements, got ", words, ".");
+  check(words >= needed, call.op, ": workspace[1] must hold at least ", needed, " elements, got ", words,
+        ".");
   return needed == 0 ? 0 : static_cast<int>(std::min<int64_t>(words / needed, INT32_MAX));
 }
 
-void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<Tensor> bias, std::string activation,
-                   int64_t blank_id, std::vector<int64_t> durations, int64_t max_symbols, int64_t window,
-                   int64_t rounds, std::string predictor_kind, std::vector<Tensor> predictor_weights,
-                   std::vector<Tensor> predictor_state, Tensor predictor_output, Tensor times, Tensor symbols,
-                   Tensor tokens, Tensor frames, Tensor token_durations, Tensor log_probs, Tensor counts,
-                   Tensor active, std::vector<Tensor> workspace, int64_t condition) {
+void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<Tensor> bias,
+                   std::string activation, int64_t blank_id, std::vector<int64_t> durations,
+                   int64_t max_symbols, int64_t window, int64_t rounds, std::string predictor_kind,
+                   std::vector<Tensor> predictor_weights, std::vector<Tensor> predictor_state,
+                   Tensor predictor_output, Tensor times, Tensor symbols, Tensor tokens, Tensor frames,
+                   Tensor token_durations, Tensor log_probs, Tensor counts, Tensor active,
+                   std::vector<Tensor> workspace, int64_t condition) {
   const GreedySizes sizes = check_greedy_rounds(
-      encoder, lengths, weight, bias, activation, blank_id, durations, max_symbols, window, rounds, predictor_kind,
-      predictor_weights, predictor_state, predictor_output, times, symbols, tokens, frames, token_durations, log_probs,
-      counts, active);
+      encoder, lengths, weight, bias, activation, blank_id, durations, max_symbols, window, rounds,
+      predictor_kind, predictor_weights, predictor_state, predictor_output, times, symbols, tokens, frames,
+      token_durations, log_probs, counts, active);
   const CallContext call{"greedy_rounds_", encoder.device()};
   check(rounds >= 1, call.op, ": rounds must be at least 1 on CUDA, got ", rounds, ".");
   check(durations.size() <= cuda::kMaxDurations, call.op, ": at most ", cuda::kMaxDurations,
@@ -238,7 +247,8 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
         return launch_predictor<T>(sizes.predictor, predictor_weights, problem.labels, predictor_state,
                                    predictor_output, stream);
       };
-      check_cuda(call.op, cuda::launch_greedy_rounds<T>(problem, static_cast<int>(rounds), step, launch.stream));
+      check_cuda(call.op,
+                 cuda::launch_greedy_rounds<T>(problem, static_cast<int>(rounds), step, launch.stream));
     });
   }
   if (condition != 0) {

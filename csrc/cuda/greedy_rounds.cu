@@ -1,9 +1,9 @@
 // The rules of greedy RNN-T and TDT decoding, one warp for a row.
 //
-// The joint has judged the next W frames of a row with the predictor output that the row has now. That output stays
-// valid over blanks, so the walk follows blanks (RNN-T: one frame each; TDT: their duration, at least one) and stops
-// at the first label, at the end of the window or at the end of the row. Frames that a TDT jump passes over are
-// never merged. The joint kernel before this one has set *active to 0.
+// The joint has judged the next W frames of a row with the predictor output that the row has now. That output
+// stays valid over blanks, so the walk follows blanks (RNN-T: one frame each; TDT: their duration, at least
+// one) and stops at the first label, at the end of the window or at the end of the row. Frames that a TDT
+// jump passes over are never merged. The joint kernel before this one has set *active to 0.
 
 #include "greedy_rounds.cuh"
 
@@ -18,7 +18,8 @@ struct RowState {
   int symbols;
 };
 
-// Where the row stands after a label of `duration` frames: a frame that has emitted max_symbols labels is left.
+// Where the row stands after a label of `duration` frames: a frame that has emitted max_symbols labels is
+// left.
 __device__ inline RowState after_label(RowState state, int duration, int max_symbols) {
   if (duration > 0) {
     return {state.time + duration, 0};

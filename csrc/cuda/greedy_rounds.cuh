@@ -1,4 +1,5 @@
-// Masked rounds of the greedy loop: joint over a window, walk to the first label, predictor step, for every row.
+// Masked rounds of the greedy loop: joint over a window, walk to the first label, predictor step, for every
+// row.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -1,11 +1,11 @@
-// Fused joint + argmax: logits = act(encoder + predictor) . weight + bias, reduced to the best token, the best
-// duration and the log-sum-exp of the tokens; the logits live in registers only.
+// Fused joint + argmax: logits = act(encoder + predictor) . weight + bias, reduced to the best token, the
+// best duration and the log-sum-exp of the tokens; the logits live in registers only.
 //
-// Rows are (batch row, window frame) pairs. A block owns kTileRows of them and a slice of the columns: it builds the
-// activations once in shared memory (sum and activation each rounded to the element type, as separate torch kernels
-// would), its warps walk the slice kTileColumns at a time, each lane keeps the running result of one row, and the
-// block merges its lanes into one JointPartial for each row. Rows beyond the end of their utterance cost nothing
-// where a whole tile of them lies together.
+// Rows are (batch row, window frame) pairs. A block owns kTileRows of them and a slice of the columns: it
+// builds the activations once in shared memory (sum and activation each rounded to the element type, as
+// separate torch kernels would), its warps walk the slice kTileColumns at a time, each lane keeps the running
+// result of one row, and the block merges its lanes into one JointPartial for each row. Rows beyond the end
+// of their utterance cost nothing where a whole tile of them lies together.
 
 #include "joint_argmax.cuh"
 #include "tile_dot.cuh"
@@ -14,6 +14,7 @@ namespace rnnt_fastdecode::cuda {
 namespace {
 
 constexpr int kWarps = 8;
+static_assert(kWarps == kTileRows, "each warp builds one row of activations");
 constexpr int kThreads = kWarps * kWarp;
 
 struct Row {
@@ -52,9 +53,11 @@ __device__ inline void include(JointPartial& best, float logit, int column, int 
 
 template <typename T, int Vector>
 __global__ void __launch_bounds__(kThreads)
-    joint_partials_kernel(JointProblem p, JointPartial* partials, int splits, int columns_per_split, int* active) {
+    joint_partials_kernel(JointProblem p, JointPartial* partials, int splits, int columns_per_split,
+                          int* active) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ JointPartial warp_partials[kWarps][kTileRows];
+  __shared__ Row tile_rows[kTileRows];
   T* activations = reinterpret_cast<T*>(shared_bytes);
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
@@ -65,24 +68,24 @@ __global__ void __launch_bounds__(kThreads)
     *active = 0;
   }
 
-  bool any_valid = false;
-  for (int r = 0; r < kTileRows; ++r) {
-    const Row row = locate(p, first_row + r);
-    any_valid |= row.valid;
+  if (threadIdx.x < kTileRows) {
+    tile_rows[threadIdx.x] = locate(p, first_row + threadIdx.x);
+  }
+  if (!__syncthreads_or(threadIdx.x < kTileRows && tile_rows[threadIdx.x].valid)) {
+    return;
+  }
+  const Row row = tile_rows[warp];
+  T* own_activations = activations + warp * stride;
+  if (row.valid) {
     const T* encoder = static_cast<const T*>(p.encoder) + row.batch * p.encoder_batch_stride +
                        static_cast<int64_t>(row.frame) * p.width;
     const T* predictor = static_cast<const T*>(p.predictor) + static_cast<int64_t>(row.batch) * p.width;
-    for (int k = threadIdx.x; k < p.width; k += kThreads) {
-      float value = 0.0f;
-      if (row.valid) {
-        const T sum = from_float<T>(to_float(encoder[k]) + to_float(predictor[k]));
-        value = activate(to_float(sum), p.activation);
-      }
-      activations[r * stride + k] = from_float<T>(value);
-    }
-  }
-  if (!any_valid) {
-    return;
+    const auto activated = [&](float a, float b) {
+      return activate(to_float(from_float<T>(a + b)), p.activation);
+    };
+    fill_row(own_activations, p.width, lane, activated, encoder, predictor);
+  } else {
+    fill_row_with(own_activations, p.width, lane, 0.0f);
   }
   __syncthreads();
 
@@ -110,13 +113,13 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
 
-  const int row = first_row + threadIdx.x;
-  if (threadIdx.x < kTileRows && row < p.rows()) {
+  const int out_row = first_row + threadIdx.x;
+  if (threadIdx.x < kTileRows && out_row < p.rows()) {
     JointPartial total = warp_partials[0][threadIdx.x];
     for (int w = 1; w < kWarps; ++w) {
       total = merge(total, warp_partials[w][threadIdx.x]);
     }
-    partials[static_cast<int64_t>(row) * splits + blockIdx.y] = total;
+    partials[static_cast<int64_t>(out_row) * splits + blockIdx.y] = total;
   }
 }
 
@@ -168,22 +171,23 @@ int joint_column_splits(const JointProblem& problem, int multiprocessors) {
 }
 
 template <typename T>
-cudaError_t launch_joint_partials(const JointProblem& problem, JointPartial* partials, int splits, int* active,
-                                  cudaStream_t stream) {
+cudaError_t launch_joint_partials(const JointProblem& problem, JointPartial* partials, int splits,
+                                  int* active, cudaStream_t stream) {
   if (is_vectorizable<T>(problem.weight, problem.width)) {
     return launch_partials<T, kVector<T>>(problem, partials, splits, active, stream);
   }
   return launch_partials<T, 1>(problem, partials, splits, active, stream);
 }
 
-cudaError_t launch_joint_finish(const JointProblem& problem, const JointPartial* partials, int splits, int* tokens,
-                                int* durations, float* log_probs, cudaStream_t stream) {
+cudaError_t launch_joint_finish(const JointProblem& problem, const JointPartial* partials, int splits,
+                                int* tokens, int* durations, float* log_probs, cudaStream_t stream) {
   const int blocks = (problem.rows() + kWarps - 1) / kWarps;
-  joint_finish_kernel<<<blocks, kThreads, 0, stream>>>(problem, partials, splits, tokens, durations, log_probs);
+  joint_finish_kernel<<<blocks, kThreads, 0, stream>>>(problem, partials, splits, tokens, durations,
+                                                       log_probs);
   return cudaGetLastError();
 }
 
-#define INSTANTIATE(T)                                                                                             \
+#define INSTANTIATE(T) \
   template cudaError_t launch_joint_partials<T>(const JointProblem&, JointPartial*, int, int*, cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(__nv_bfloat16)

@@ -1,4 +1,5 @@
-// Joint + argmax over a window of frames: launchers, and the partial results that the greedy loop merges itself.
+// Joint + argmax over a window of frames: launchers, and the partial results that the greedy loop merges
+// itself.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -43,15 +44,13 @@ int joint_column_splits(const JointProblem& problem, int multiprocessors);
 
 // `active`, if not null, is set to 0: the greedy loop counts its rows in it afterwards.
 template <typename T>
-cudaError_t launch_joint_partials(const JointProblem& problem, JointPartial* partials, int splits, int* active,
-                                  cudaStream_t stream);
+cudaError_t launch_joint_partials(const JointProblem& problem, JointPartial* partials, int splits,
+                                  int* active, cudaStream_t stream);
 
-cudaError_t launch_joint_finish(const JointProblem& problem, const JointPartial* partials, int splits, int* tokens,
-                                int* durations, float* log_probs, cudaStream_t stream);
+cudaError_t launch_joint_finish(const JointProblem& problem, const JointPartial* partials, int splits,
+                                int* tokens, int* durations, float* log_probs, cudaStream_t stream);
 
-__device__ inline JointPartial empty_partial() {
-  return {-INFINITY, INT32_MAX, 0.0f, -INFINITY, INT32_MAX};
-}
+__device__ inline JointPartial empty_partial() { return {-INFINITY, INT32_MAX, 0.0f, -INFINITY, INT32_MAX}; }
 
 // log-sum-exp pieces in units of exp(max): exp(-inf - -inf) must count as nothing, not as NaN.
 __device__ inline float rescaled(float sum, float from, float to) {
@@ -64,7 +63,8 @@ __device__ inline JointPartial merge(const JointPartial& a, const JointPartial& 
     out.token_max = b.token_max;
     out.token = b.token;
   }
-  out.token_sum = rescaled(a.token_sum, a.token_max, out.token_max) + rescaled(b.token_sum, b.token_max, out.token_max);
+  out.token_sum =
+      rescaled(a.token_sum, a.token_max, out.token_max) + rescaled(b.token_sum, b.token_max, out.token_max);
   if (comes_before(b.duration_max, b.duration, a.duration_max, a.duration)) {
     out.duration_max = b.duration_max;
     out.duration = b.duration;
@@ -72,9 +72,11 @@ __device__ inline JointPartial merge(const JointPartial& a, const JointPartial& 
   return out;
 }
 
-__device__ inline JointPartial shuffled(const JointPartial& partial, int offset, unsigned mask = 0xffffffffu) {
+__device__ inline JointPartial shuffled(const JointPartial& partial, int offset,
+                                        unsigned mask = 0xffffffffu) {
   return {__shfl_xor_sync(mask, partial.token_max, offset), __shfl_xor_sync(mask, partial.token, offset),
-          __shfl_xor_sync(mask, partial.token_sum, offset), __shfl_xor_sync(mask, partial.duration_max, offset),
+          __shfl_xor_sync(mask, partial.token_sum, offset),
+          __shfl_xor_sync(mask, partial.duration_max, offset),
           __shfl_xor_sync(mask, partial.duration, offset)};
 }
 

@@ -1,6 +1,7 @@
-// A ring for each slot and head: frame number n of a stream lives at n % C, so nothing moves when frames arrive.
-// One block copies one frame of one row, all heads; frames beyond the row's length and frames that newer ones of the
-// same call would overwrite are not written at all, which leaves no two blocks with the same destination.
+// A ring for each slot and head: frame number n of a stream lives at n % C, so nothing moves when frames
+// arrive. One block copies one frame of one row, all heads; frames beyond the row's length and frames that
+// newer ones of the same call would overwrite are not written at all, which leaves no two blocks with the
+// same destination.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -1,12 +1,13 @@
 // The prediction network, one label further.
 //
-// LSTM: a kernel for each layer, then the projection. In a layer's kernel a warp owns one hidden unit: its four gates
-// are the four columns of a tile, so that after the dot product over (input | hidden) the four lanes of a row hold
-// i, f, g, o, and the first of them updates the cell. A layer reads `hidden` of every unit while other blocks finish
-// theirs: the new value goes to `next_hidden`, and the projection, which runs after every layer, commits it.
+// LSTM: a kernel for each layer, then the projection. In a layer's kernel a warp owns one hidden unit: its
+// four gates are the four columns of a tile, so that after the dot product over (input | hidden) the four
+// lanes of a row hold i, f, g, o, and the first of them updates the cell. A layer reads `hidden` of every
+// unit while other blocks finish theirs: the new value goes to `next_hidden`, and the projection, which runs
+// after every layer, commits it.
 //
-// Stateless: the sum of the context's embeddings is built in shared memory by every block of the projection; the
-// context itself shifts in a kernel of its own, after all of them have read it.
+// Stateless: the sum of the context's embeddings is built in shared memory by every block of the projection;
+// the context itself shifts in a kernel of its own, after all of them have read it.
 
 #include "predictor_step.cuh"
 #include "tile_dot.cuh"
@@ -16,19 +17,23 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
+static_assert(kWarps == kTileRows, "each warp builds one row of the operand");
 
-// Labels of the kTileRows rows that a block owns, -1 for rows to leave alone. Returns whether there is any work.
+// Labels of the kTileRows rows that a block owns, -1 for rows to leave alone. Returns whether there is any
+// work.
 __device__ inline bool load_labels(int* tile_labels, const int* labels, int first_row, int batch) {
-  bool any = false;
-  for (int r = 0; r < kTileRows; ++r) {
-    const int label = first_row + r < batch ? labels[first_row + r] : -1;
-    any |= label >= 0;
-    if (threadIdx.x == 0) {
-      tile_labels[r] = label;
-    }
+  int label = -1;
+  if (threadIdx.x < kTileRows) {
+    const int row = first_row + static_cast<int>(threadIdx.x);
+    label = row < batch ? labels[row] : -1;
+    tile_labels[threadIdx.x] = label;
   }
-  __syncthreads();
-  return any;
+  return __syncthreads_or(label >= 0);
+}
+
+template <typename T>
+__device__ inline void copy_row(T* row, const T* source, int depth, int lane) {
+  fill_row(row, depth, lane, [](float value) { return value; }, source);
 }
 
 template <typename T, int Vector>
@@ -37,6 +42,7 @@ __global__ void __launch_bounds__(kThreads) lstm_layer_kernel(LstmProblem p, int
   __shared__ int tile_labels[kTileRows];
   T* operand = reinterpret_cast<T*>(shared_bytes);  // [kTileRows][x | h]
   const int lane = threadIdx.x % kWarp;
+  const int warp = threadIdx.x / kWarp;
   const int width = p.hidden_width;
   const int depth = 2 * width;
   const int stride = padded_stride<T>(depth);
@@ -47,23 +53,20 @@ __global__ void __launch_bounds__(kThreads) lstm_layer_kernel(LstmProblem p, int
   if (!load_labels(tile_labels, p.labels, first_row, p.batch)) {
     return;
   }
-  for (int r = 0; r < kTileRows; ++r) {
-    const int label = tile_labels[r];
-    const int64_t state = layer_offset + static_cast<int64_t>(first_row + r) * width;
+  const int label = tile_labels[warp];
+  T* own_operand = operand + warp * stride;
+  if (label >= 0 && label < p.vocab_size) {
+    const int64_t state = layer_offset + static_cast<int64_t>(first_row + warp) * width;
     const T* input = layer == 0 ? static_cast<const T*>(p.embedding) + static_cast<int64_t>(label) * width
                                 : next_hidden + state - static_cast<int64_t>(p.batch) * width;
-    const T* hidden = static_cast<const T*>(p.hidden) + state;
-    for (int k = threadIdx.x; k < depth; k += kThreads) {
-      T value = from_float<T>(label < 0 ? 0.0f : NAN);
-      if (label >= 0 && label < p.vocab_size) {
-        value = k < width ? input[k] : hidden[k - width];
-      }
-      operand[r * stride + k] = value;
-    }
+    copy_row(own_operand, input, width, lane);
+    copy_row(own_operand + width, static_cast<const T*>(p.hidden) + state, width, lane);
+  } else {
+    fill_row_with(own_operand, depth, lane, label < 0 ? 0.0f : NAN);
   }
   __syncthreads();
 
-  const int unit = blockIdx.y * kWarps + threadIdx.x / kWarp;
+  const int unit = blockIdx.y * kWarps + warp;
   if (unit >= width) {
     return;
   }
@@ -93,7 +96,8 @@ __global__ void __launch_bounds__(kThreads) lstm_layer_kernel(LstmProblem p, int
 // Columns of the projection, kTileColumns for each warp, from the operand rows in shared memory.
 template <typename T, int Vector>
 __device__ inline void project(const T* operand, int stride, const int* tile_labels, const T* projection,
-                               const T* bias, T* output, int first_row, int width, int output_width, int lane) {
+                               const T* bias, T* output, int first_row, int width, int output_width,
+                               int lane) {
   const int tile = (blockIdx.y * kWarps + threadIdx.x / kWarp) * kTileColumns;
   if (tile >= output_width) {
     return;
@@ -107,7 +111,8 @@ __device__ inline void project(const T* operand, int stride, const int* tile_lab
   const int column = tile + lane % kTileColumns;
   const int r = lane / kTileColumns;
   if (column < output_width && tile_labels[r] >= 0) {
-    output[static_cast<int64_t>(first_row + r) * output_width + column] = from_float<T>(sum + to_float(bias[column]));
+    output[static_cast<int64_t>(first_row + r) * output_width + column] =
+        from_float<T>(sum + to_float(bias[column]));
   }
 }
 
@@ -124,29 +129,24 @@ __global__ void __launch_bounds__(kThreads) lstm_projection_kernel(LstmProblem p
   if (!load_labels(tile_labels, p.labels, first_row, p.batch)) {
     return;
   }
-  for (int r = 0; r < kTileRows; ++r) {
-    if (tile_labels[r] < 0) {
-      for (int k = threadIdx.x; k < width; k += kThreads) {
-        operand[r * stride + k] = from_float<T>(0.0f);
-      }
-      continue;
-    }
-    const int64_t row = static_cast<int64_t>(first_row + r) * width;
-    const int64_t top = static_cast<int64_t>(p.layers - 1) * p.batch * width + row;
-    for (int k = threadIdx.x; k < width; k += kThreads) {
-      operand[r * stride + k] = next_hidden[top + k];
-    }
+  const int lane = threadIdx.x % kWarp;
+  const int warp = threadIdx.x / kWarp;
+  T* own_operand = operand + warp * stride;
+  if (tile_labels[warp] >= 0) {
+    const int64_t row = static_cast<int64_t>(first_row + warp) * width;
+    const int64_t layer_stride = static_cast<int64_t>(p.batch) * width;
+    copy_row(own_operand, next_hidden + (p.layers - 1) * layer_stride + row, width, lane);
     for (int layer = blockIdx.y; layer < p.layers; layer += gridDim.y) {
-      const int64_t state = static_cast<int64_t>(layer) * p.batch * width + row;
-      for (int k = threadIdx.x; k < width; k += kThreads) {
-        static_cast<T*>(p.hidden)[state + k] = next_hidden[state + k];
-      }
+      const int64_t state = layer * layer_stride + row;
+      copy_row(static_cast<T*>(p.hidden) + state, next_hidden + state, width, lane);
     }
+  } else {
+    fill_row_with(own_operand, width, lane, 0.0f);
   }
   __syncthreads();
   project<T, Vector>(operand, stride, tile_labels, static_cast<const T*>(p.projection),
                      static_cast<const T*>(p.projection_bias), static_cast<T*>(p.output), first_row, width,
-                     p.output_width, threadIdx.x % kWarp);
+                     p.output_width, lane);
 }
 
 template <typename T, int Vector>
@@ -173,7 +173,8 @@ __global__ void __launch_bounds__(kThreads) stateless_projection_kernel(Stateles
         sum += known ? to_float(tables[(static_cast<int64_t>(c) * p.vocab_size + past) * width + k]) : NAN;
       }
       const T rounded = from_float<T>(sum);
-      operand[r * stride + k] = p.relu ? from_float<T>(activate(to_float(rounded), Activation::kRelu)) : rounded;
+      operand[r * stride + k] =
+          p.relu ? from_float<T>(activate(to_float(rounded), Activation::kRelu)) : rounded;
     }
   }
   __syncthreads();
@@ -218,8 +219,8 @@ cudaError_t lstm_step(const LstmProblem& p, cudaStream_t stream) {
       return error;
     }
   }
-  return launch_tiles<T>(lstm_projection_kernel<T, Vector>, p.batch, column_tiles(p.output_width), p.hidden_width,
-                         stream, p);
+  return launch_tiles<T>(lstm_projection_kernel<T, Vector>, p.batch, column_tiles(p.output_width),
+                         p.hidden_width, stream, p);
 }
 
 template <typename T, int Vector>
@@ -252,8 +253,8 @@ cudaError_t launch_stateless_step(const StatelessProblem& problem, cudaStream_t 
   return stateless_step<T, 1>(problem, stream);
 }
 
-#define INSTANTIATE(T)                                                          \
-  template cudaError_t launch_lstm_step<T>(const LstmProblem&, cudaStream_t);   \
+#define INSTANTIATE(T)                                                        \
+  template cudaError_t launch_lstm_step<T>(const LstmProblem&, cudaStream_t); \
   template cudaError_t launch_stateless_step<T>(const StatelessProblem&, cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(__nv_bfloat16)

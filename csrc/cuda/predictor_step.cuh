@@ -1,5 +1,6 @@
-// One step of the prediction network for the rows that have a new label. A label outside the vocabulary, which the
-// host cannot see without waiting for the device, makes its row NaN instead of reading foreign memory.
+// One step of the prediction network for the rows that have a new label. A label outside the vocabulary,
+// which the host cannot see without waiting for the device, makes its row NaN instead of reading foreign
+// memory.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,35 +12,35 @@
 namespace rnnt_fastdecode::cuda {
 
 struct LstmProblem {
-  const int* labels;        // [B], -1 = leave the row as it is
-  const void* embedding;    // [V, H]
-  const void* weight;       // [L, 4H, 2H]: (W_ih | W_hh), gates i, f, g, o
-  const float* bias;        // [L, 4H]
-  const void* projection;   // [J, H]
+  const int* labels;            // [B], -1 = leave the row as it is
+  const void* embedding;        // [V, H]
+  const void* weight;           // [L, 4H, 2H]: (W_ih | W_hh), gates i, f, g, o
+  const float* bias;            // [L, 4H]
+  const void* projection;       // [J, H]
   const void* projection_bias;  // [J]
-  void* hidden;             // [L, B, H]
-  float* cell;              // [L, B, H]
-  void* next_hidden;        // [L, B, H] scratch
-  void* output;             // [B, J]
+  void* hidden;                 // [L, B, H]
+  float* cell;                  // [L, B, H]
+  void* next_hidden;            // [L, B, H] scratch
+  void* output;                 // [B, J]
   int batch;
   int layers;
-  int vocab_size;           // V
-  int hidden_width;         // H
-  int output_width;         // J
+  int vocab_size;    // V
+  int hidden_width;  // H
+  int output_width;  // J
 };
 
 struct StatelessProblem {
-  const int* labels;        // [B], -1 = leave the row as it is
-  const void* tables;       // [C, V, H]
-  const void* projection;   // [J, H]
+  const int* labels;            // [B], -1 = leave the row as it is
+  const void* tables;           // [C, V, H]
+  const void* projection;       // [J, H]
   const void* projection_bias;  // [J]
-  int* context;             // [B, C - 1], most recent first
-  void* output;             // [B, J]
+  int* context;                 // [B, C - 1], most recent first
+  void* output;                 // [B, J]
   int batch;
-  int context_size;         // C
-  int vocab_size;           // V
-  int hidden_width;         // H
-  int output_width;         // J
+  int context_size;  // C
+  int vocab_size;    // V
+  int hidden_width;  // H
+  int output_width;  // J
   bool relu;
 };
 

@@ -1,9 +1,9 @@
-// The matrix primitive of the decoder: kTileRows activation rows in shared memory times kTileColumns weight rows in
-// device memory, by one warp, accumulated in fp32 (true fp32 for float inputs, no TF32).
+// The matrix primitive of the decoder: kTileRows activation rows in shared memory times kTileColumns weight
+// rows in device memory, by one warp, accumulated in fp32 (true fp32 for float inputs, no TF32).
 //
-// A warp holds kTileRows x kTileColumns = 32 sums, one for each lane at the end: every lane multiplies its own slice
-// of the depth, then a butterfly halves the number of sums a lane carries at each of five steps. Lane l returns the
-// sum of row l / kTileColumns and column l % kTileColumns.
+// A warp holds kTileRows x kTileColumns = 32 sums, one for each lane at the end: every lane multiplies its
+// own slice of the depth, then a butterfly halves the number of sums a lane carries at each of five steps.
+// Lane l returns the sum of row l / kTileColumns and column l % kTileColumns.
 #pragma once
 
 #include <cstdint>
@@ -54,11 +54,13 @@ __device__ inline float reduce_to_lane(float (&sums)[kWarp], int lane) {
 }
 
 // rows: [kTileRows][stride] in shared memory; columns: kTileColumns pointers to `depth` weights each.
-// Vector = kVector<T> needs 16-byte aligned rows and columns and a depth that it divides; Vector = 1 takes any.
+// Vector = kVector<T> needs 16-byte aligned rows and columns and a depth that it divides; Vector = 1 takes
+// any.
 template <typename T, int Vector>
-__device__ inline float tile_dot(const T* rows, int stride, const T* const (&columns)[kTileColumns], int depth,
-                                 int lane) {
+__device__ inline float tile_dot(const T* rows, int stride, const T* const (&columns)[kTileColumns],
+                                 int depth, int lane) {
   float sums[kWarp] = {};
+#pragma unroll 2
   for (int k = lane * Vector; k < depth; k += kWarp * Vector) {
     float weight[kTileColumns][Vector];
 #pragma unroll
@@ -83,6 +85,39 @@ __device__ inline float tile_dot(const T* rows, int stride, const T* const (&col
     }
   }
   return reduce_to_lane(sums, lane);
+}
+
+// row[k] = function(source[k]...) for k < depth, by one warp. The sources do not overlap the row.
+template <typename T, int Vector, typename Function, typename... Sources>
+__device__ inline void fill_row_by(T* row, int depth, int lane, Function function,
+                                   const Sources*... sources) {
+  using Slice = Pack<T, Vector>;
+#pragma unroll 4
+  for (int k = lane * Vector; k < depth; k += kWarp * Vector) {
+    Slice out;
+    [&](const auto&... slices) {
+#pragma unroll
+      for (int v = 0; v < Vector; ++v) {
+        out.value[v] = from_float<T>(function(to_float(slices.value[v])...));
+      }
+    }(*reinterpret_cast<const Slice*>(sources + k)...);
+    *reinterpret_cast<Slice*>(row + k) = out;
+  }
+}
+
+template <typename T, typename Function, typename... Sources>
+__device__ inline void fill_row(T* row, int depth, int lane, Function function, const Sources*... sources) {
+  const auto bits = (reinterpret_cast<std::uintptr_t>(row) | ... | reinterpret_cast<std::uintptr_t>(sources));
+  if (bits % 16 == 0 && depth % kVector<T> == 0) {
+    fill_row_by<T, kVector<T>>(row, depth, lane, function, sources...);
+  } else {
+    fill_row_by<T, 1>(row, depth, lane, function, sources...);
+  }
+}
+
+template <typename T>
+__device__ inline void fill_row_with(T* row, int depth, int lane, float value) {
+  fill_row(row, depth, lane, [value](auto...) { return value; });
 }
 
 // Row stride in shared memory that keeps every row 16-byte aligned.

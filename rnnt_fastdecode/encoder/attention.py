@@ -1,4 +1,4 @@
-"""Multi-head self-attention with relative positions (arXiv 1901.02860), and the masks that limit its context."""
+"""Multi-head self-attention with relative positions (arXiv 1901.02860), and the masks of its context."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MASKED = -1e4
 
 
 def relative_positions(frames: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Sinusoids for the distances frames-1 .. -(frames-1): [2 * frames - 1, width], sine and cosine interleaved."""
+    """Sinusoids, sine and cosine in turn, for the distances frames-1 .. -(frames-1): [2 * frames - 1, width]."""
     distance = torch.arange(frames - 1, -frames, -1, device=device, dtype=torch.float32)
     rate = torch.exp(
         torch.arange(0, width, 2, device=device, dtype=torch.float32) * -(math.log(10000.0) / width)
@@ -43,7 +43,7 @@ def context_mask(frames: int, context: Context, style: str, device: torch.device
 
 
 def shift_to_distances(scores: Tensor) -> Tensor:
-    """[.., T, 2T-1] by distance T-1 .. -(T-1) -> [.., T, T] by key: entry (i, j) is the one for distance i - j."""
+    """[.., T, 2T-1] by distance T-1 .. -(T-1) -> [.., T, T]: entry (i, j) is the one for distance i - j."""
     *lead, frames, distances = scores.shape
     padded = F.pad(scores, (1, 0)).view(*lead, distances + 1, frames)
     return padded[..., 1:, :].reshape(*lead, frames, distances)[..., :frames]

@@ -19,15 +19,15 @@ class FastConformerConfig:
     d_model, num_layers, num_heads, d_ff: width D, layers L, attention heads, feed-forward width.
     conv_kernel: taps of the depthwise convolution of a layer.
     subsampling_channels: channels of the three strided convolutions.
-    causal_subsampling: pad the strided convolutions on the left (2, 1) instead of (1, 1), in time and in frequency.
+    causal_subsampling: pad the strided convolutions by (2, 1) instead of (1, 1), in time and in frequency.
     conv_norm: "batch_norm" or "layer_norm" after the depthwise convolution.
     causal_conv: the depthwise convolution sees no frame to the right.
     use_bias: biases in the linear and convolution layers of the encoder layers.
     xscaling: multiply the subsampled features by sqrt(d_model).
-    context_style: "regular" (frame i sees i-left .. i+right) or "chunked_limited" (chunks of right+1 frames, each
-        sees itself and left // (right + 1) chunks before it).
-    contexts: the (left, right) attention contexts the weights were trained for, in encoder frames, -1 = unlimited;
-        the first is the default.
+    context_style: "regular" (frame i sees i-left .. i+right) or "chunked_limited" (chunks of right+1 frames,
+        each sees itself and left // (right + 1) chunks before it).
+    contexts: the (left, right) attention contexts the weights were trained for, in encoder frames,
+        -1 = unlimited; the first is the default.
     dropout: probability used in training only.
     """
 

@@ -1,4 +1,4 @@
-"""One FastConformer layer: half feed-forward, attention, convolution, half feed-forward (arXiv 2005.08100)."""
+"""A FastConformer layer: half feed-forward, attention, convolution, half feed-forward (arXiv 2005.08100)."""
 
 from __future__ import annotations
 

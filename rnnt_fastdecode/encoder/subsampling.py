@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,32 +14,37 @@ KERNEL = 3
 STRIDE = 2
 STAGES = 3
 
+Length = TypeVar("Length", int, Tensor)
+
 
 def conv_padding(causal: bool) -> tuple[int, int]:
     """Padding before and after, the same in time and in frequency."""
     return (KERNEL - 1, STRIDE - 1) if causal else (1, 1)
 
 
-def strided_length(length: Tensor | int, causal: bool) -> Tensor | int:
+def strided_length(length: Length, causal: bool) -> Length:
     """Frames after one strided convolution over `length` frames."""
     return (length + sum(conv_padding(causal)) - KERNEL) // STRIDE + 1
 
 
-def subsampled_length(length: Tensor | int, causal: bool) -> Tensor | int:
+def subsampled_length(length: Length, causal: bool) -> Length:
     """Encoder frames for `length` feature frames; 0 feature frames give 0."""
     frames = length
     for _ in range(STAGES):
         frames = strided_length(frames, causal)
-    if isinstance(length, Tensor):
-        return torch.where(length > 0, frames, torch.zeros_like(frames))
-    return frames if length > 0 else 0
+    return frames * (length > 0)
 
 
 class SeparableStage(nn.Module):
+    """A strided depthwise convolution and a pointwise one, then ReLU."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, KERNEL, STRIDE, groups=channels)
         self.pointwise = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, padded: Tensor) -> Tensor:
+        return torch.relu(self.pointwise(self.depthwise(padded)))
 
 
 class Subsampling(nn.Module):
@@ -50,7 +57,7 @@ class Subsampling(nn.Module):
         bins = subsampled_length(config.feat_in, self.causal)
         self.conv_in = nn.Conv2d(1, channels, KERNEL, STRIDE)
         self.stages = nn.ModuleList(SeparableStage(channels) for _ in range(STAGES - 1))
-        self.out = nn.Linear(channels * int(bins), config.d_model)
+        self.out = nn.Linear(channels * bins, config.d_model)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         before, after = conv_padding(self.causal)
@@ -62,7 +69,7 @@ class Subsampling(nn.Module):
         for stage in self.stages:
             lengths = strided_length(lengths, self.causal)
             x = self._mask(x, lengths)
-            x = torch.relu(stage.pointwise(stage.depthwise(F.pad(x, pad))))
+            x = stage(F.pad(x, pad))
         batch, channels, frames, bins = x.shape
         x = self._mask(x, out_lengths)
         return self.out(x.transpose(1, 2).reshape(batch, frames, channels * bins)), out_lengths

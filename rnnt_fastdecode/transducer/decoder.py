@@ -17,17 +17,18 @@ from .runners import CpuRunner, CudaRunner
 from .state import DecodeState
 from .weights import SUPPORTED_DTYPES, Predictor, pack_joint, pack_predictor
 
-# Frames judged at once where the caller does not say. A blank costs a frame of the window, a label ends it: on a GPU
-# a wide window saves rounds, on a CPU every frame beyond the label is wasted work.
+# Frames judged at once where the caller does not say. A blank costs a frame of the window, a label ends it: on
+# a GPU a wide window saves rounds, on a CPU every frame beyond the label is wasted work.
 DEFAULT_WINDOW = {"cuda": 6, "cpu": 1}
 
 
 class GreedyDecoder:
     """Greedy search over a transducer, on the device of its weights.
 
-    Follows NVIDIA NeMo's label-looping rules: start of sequence is a step of the blank label from a zero state; a
-    blank costs one frame (TDT: its duration, at least one); after `max_symbols` labels on one frame the next frame is
-    taken; a TDT duration that points beyond the end is carried to the next chunk. Of equal logits the first wins.
+    Follows NVIDIA NeMo's label-looping rules: start of sequence is a step of the blank label from a zero
+    state; a blank costs one frame (TDT: its duration, at least one); after `max_symbols` labels on one frame
+    the next frame is taken; a TDT duration that points beyond the end is carried to the next chunk. Of equal
+    logits the first wins.
 
     Parameters
     ----------
@@ -109,9 +110,10 @@ class GreedyDecoder:
 
         Parameters
         ----------
-        encoder_output: [B, T, D] floating point on the decoder's device; converted to the weights' dtype before the
-            joint's encoder projection.
-        lengths: [B] integers, valid frames of each row, 0 <= lengths <= T; on the decoder's device or on the CPU.
+        encoder_output: [B, T, D] floating point on the decoder's device; converted to the weights' dtype
+            before the joint's encoder projection.
+        lengths: [B] int32 or int64, valid frames of each row, 0 <= lengths <= T; on the decoder's device or
+            on the CPU.
         state: `DecodeResult.state` of the chunk before; None at the start.
 
         Raises

@@ -10,7 +10,8 @@ from .rules import GreedyRules
 from .state import DecodeState
 from .weights import JointWeights, PredictorWeights
 
-# Words of one partial result of the joint, and how many of them the CUDA kernel likes to have for each multiprocessor.
+# Words of one partial result of the joint, and how many results the CUDA kernel likes to have for each
+# multiprocessor.
 PARTIAL_WORDS = 5
 PARTIALS_PER_MULTIPROCESSOR = 16
 
@@ -18,9 +19,9 @@ PARTIALS_PER_MULTIPROCESSOR = 16
 class LoopBuffers:
     """Everything the greedy loop reads and writes, allocated once.
 
-    Memory, with C = T * max_symbols: B * T * J elements of the weights' dtype for the encoder, 16 * B * C bytes for
-    the results, 2 * L * B * H elements and 4 * L * B * H bytes for an LSTM's state, B * J elements for its output, and
-    below 1 MB of scratch.
+    Memory, with C = T * max_symbols: B * T * J elements of the weights' dtype for the encoder, 16 * B * C bytes
+    for the results, 2 * L * B * H elements and 4 * L * B * H bytes for an LSTM's state, B * J elements for its
+    output, and on a GPU 20 * (B * W + 16 * multiprocessors) bytes of scratch.
     """
 
     def __init__(

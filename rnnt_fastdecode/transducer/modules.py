@@ -15,8 +15,8 @@ ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
 class LstmPredictor(nn.Module):
     """Embedding, LSTM layers of the same width, projection to the joint (arXiv 1211.3711).
 
-    Start of sequence is one step of the label `blank_id` from a zero state. Checkpoints whose blank embedding is
-    padding hold a zero row there.
+    Start of sequence is one step of the label `blank_id` from a zero state. Checkpoints whose blank embedding
+    is padding hold a zero row there.
     """
 
     def __init__(self, vocab_size: int, hidden: int, num_layers: int, joint_width: int) -> None:
@@ -26,15 +26,16 @@ class LstmPredictor(nn.Module):
         self.projection = nn.Linear(hidden, joint_width)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """Teacher forcing: labels [B, U] int64, the first one the blank that starts the sequence -> [B, U, J]."""
+        """Teacher forcing: labels [B, U] int64, of which the first is blank -> [B, U, J]."""
         return self.projection(self.lstm(self.embedding(labels))[0])
 
 
 class StatelessPredictor(nn.Module):
-    """Sum of one embedding table per context position, optional ReLU, projection to the joint (arXiv 2003.01950).
+    """One embedding table per context position, their sum, optional ReLU, projection to the joint.
 
-    A concatenation of embeddings is such a sum with tables that are zero outside their own columns; an embedding
-    followed by a convolution over the context is one with the convolution folded into the tables.
+    A concatenation of embeddings is such a sum with tables that are zero outside their own columns; an
+    embedding followed by a convolution over the context is one with the convolution folded into the tables.
+    Ghodsi et al., "RNN-Transducer with Stateless Prediction Network", 2020.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class StatelessPredictor(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in (None, "relu"):
-            raise ArgumentError(f"activation of a stateless predictor must be None or 'relu', got {activation!r}")
+            raise ArgumentError(f"activation must be None or 'relu', got {activation!r}")
         if context < 1:
             raise ArgumentError(f"context must be at least 1 label, got {context}")
         self.activation = activation
@@ -54,12 +55,13 @@ class StatelessPredictor(nn.Module):
         context = self.tables.shape[0]
         padded = torch.cat((labels[:, :1].expand(-1, context - 1), labels), dim=1)
         frames = labels.shape[1]
-        mixed = sum(self.tables[k][padded[:, context - 1 - k :][:, :frames]] for k in range(context))
+        history = [self.tables[k][padded[:, context - 1 - k :][:, :frames]] for k in range(context)]
+        mixed = torch.stack(history).sum(dim=0)
         return self.projection(torch.relu(mixed) if self.activation == "relu" else mixed)
 
 
 class Joint(nn.Module):
-    """logits = output(activation(encoder_projection(encoder) + predictor)); token logits first, then durations."""
+    """logits = output(activation(encoder_projection(encoder) + predictor)): tokens first, then durations."""
 
     def __init__(
         self,
@@ -82,7 +84,7 @@ class Joint(nn.Module):
 
 
 class TransducerHead(nn.Module):
-    """A predictor and a joint with the rules to decode them: RNN-T without durations, TDT with (arXiv 2304.06795)."""
+    """A predictor, a joint and the rules to decode them: RNN-T without durations, TDT with (arXiv 2304.06795)."""
 
     def __init__(
         self,

@@ -13,8 +13,8 @@ from .state import DecodeState
 class Hypothesis:
     """The labels of one utterance, without blanks.
 
-    tokens: label ids. frames: the encoder frame that emitted each. durations: the frames that each label advanced by
-    (TDT; 0 for RNN-T). log_probs: log-probability of each label among the tokens of its frame.
+    tokens: label ids. frames: the encoder frame that emitted each. durations: the frames that each label
+    advanced by (TDT; 0 for RNN-T). log_probs: log-probability of each label among the tokens of its frame.
     """
 
     tokens: list[int]
@@ -30,9 +30,9 @@ class DecodeResult:
     Attributes
     ----------
     tokens: [B, U] int64 label ids; -1 beyond a row's length.
-    frames: [B, U] int64 encoder frame of each label, counted from the start of the utterance (over all chunks).
+    frames: [B, U] int64 encoder frame of each label, counted from the start of the utterance, over all chunks.
     durations: [B, U] int64 frames each label advanced by (TDT; 0 for RNN-T).
-    log_probs: [B, U] float32 log-probability of each label among the tokens (log-softmax without the durations).
+    log_probs: [B, U] float32 log-probability of each label among the tokens, durations left out.
     lengths: [B] int64 number of labels of each row.
     state: give it to the next call to go on.
     """

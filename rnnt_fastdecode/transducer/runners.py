@@ -15,7 +15,7 @@ from .rules import GreedyRules
 from .state import DecodeState
 from .weights import JointWeights, PredictorWeights
 
-# A WHILE iteration costs about 3.5 us by itself: several masked rounds share it. A batch needs tens of rounds.
+# A WHILE iteration costs about 3.5 us by itself: several masked rounds share it. A batch needs tens of them.
 ROUNDS_PER_ITERATION = 4
 
 
@@ -72,7 +72,7 @@ class CudaRunner:
 
     @property
     def path(self) -> str:
-        """"cuda graph", or "cuda host loop" where conditional graph nodes are not to be had."""
+        """Which loop runs: a graph, or the host where conditional graph nodes are not to be had."""
         return "cuda graph" if self._graph_works else "cuda host loop"
 
     def __call__(self, encoder: Tensor, lengths: Tensor, state: DecodeState) -> DecodeResult:

@@ -18,9 +18,9 @@ class DecodeState:
     predictor: tensors of the prediction network (see `ops.predictor_step_`).
     batch_dims: the batch dimension of each of them.
     output: [B, J] projected predictor output after the last label.
-    time_jumps: [B] int32, frames by which a TDT duration pointed beyond the end of the last chunk; the next chunk
-        starts there.
-    decoded_lengths: [B] int64, encoder frames decoded so far; frames of the next chunk are counted from here.
+    time_jumps: [B] int32, frames by which a TDT duration pointed beyond the end of the last chunk; the next
+        chunk starts there.
+    decoded_lengths: [B] int64, encoder frames given so far; frames of the next chunk are counted from here.
     """
 
     predictor: tuple[Tensor, ...]

@@ -26,7 +26,11 @@ class PredictorWeights:
         first = self.weights[0]
         if self.kind == "lstm":
             shape = (self.weights[1].shape[0], batch, first.shape[1])
-            return [first.new_zeros(shape), first.new_zeros(shape, dtype=torch.float32), first.new_zeros(shape)]
+            return [
+                first.new_zeros(shape),
+                first.new_zeros(shape, dtype=torch.float32),
+                first.new_zeros(shape),
+            ]
         context = first.shape[0]
         return [torch.full((batch, context - 1), blank_id, dtype=torch.int32, device=first.device)]
 
@@ -48,11 +52,16 @@ def pack_predictor(predictor: Predictor) -> PredictorWeights:
     lstm = predictor.lstm
     if lstm.proj_size or lstm.bidirectional or lstm.input_size != lstm.hidden_size or not lstm.bias:
         raise ArgumentError(
-            "predictor.lstm must be unidirectional with biases, without projection, and as wide as its embedding"
+            "predictor.lstm must be unidirectional with biases, no projection, and as wide as its embedding"
         )
-    parts = [lstm._flat_weights[4 * layer : 4 * layer + 4] for layer in range(lstm.num_layers)]
-    weight = torch.stack([torch.cat((w_ih, w_hh), dim=1) for w_ih, w_hh, _, _ in parts])
-    gate_bias = torch.stack([b_ih.float() + b_hh.float() for _, _, b_ih, b_hh in parts])
+    layers = range(lstm.num_layers)
+
+    def parts(name: str) -> list[Tensor]:
+        return [getattr(lstm, f"{name}_l{layer}") for layer in layers]
+
+    pairs = zip(parts("weight_ih"), parts("weight_hh"), strict=True)
+    weight = torch.stack([torch.cat(pair, dim=1) for pair in pairs])
+    gate_bias = torch.stack(parts("bias_ih")).float() + torch.stack(parts("bias_hh")).float()
     return PredictorWeights(
         "lstm", _owned(predictor.embedding.weight, weight, gate_bias, projection.weight, bias)
     )

@@ -42,9 +42,7 @@ def as_modules(transducer):
         activation = "relu" if transducer.predictor_kind == "stateless_relu" else None
         predictor = StatelessPredictor(vocab_size, hidden, context, joint_width, activation)
         state = {"tables": tables}
-    predictor.load_state_dict(
-        {**state, "projection.weight": projection, "projection.bias": projection_bias}
-    )
+    predictor.load_state_dict({**state, "projection.weight": projection, "projection.bias": projection_bias})
     joint.load_state_dict(
         {
             "encoder_projection.weight": transducer.encoder_weight,

@@ -1,4 +1,4 @@
-"""The loop on the GPU: one recording serves many shapes, nothing is allocated, other streams do not disturb it."""
+"""The loop on the GPU: one recording serves many shapes, allocates nothing, minds other streams."""
 
 import warnings
 

@@ -35,6 +35,13 @@ def build(parts, device, **rules):
     )
 
 
+def assert_same_labels(ours, theirs):
+    """Log-probabilities may differ by rounding: a projection of another shape adds in another order."""
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.tokens, a.frames, a.durations) == (b.tokens, b.frames, b.durations)
+        assert a.log_probs == pytest.approx(b.log_probs, abs=1e-5)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_frames_and_durations_equal_the_reference(family, device, plant, expected, same):
     parts = plant(**FAMILIES[family])
@@ -90,7 +97,7 @@ def test_a_row_does_not_depend_on_its_neighbours(device, plant):
     together = decoder(encoder, lengths).hypotheses()
     for row in range(4):
         alone = decoder(encoder[row : row + 1], lengths[row : row + 1]).hypotheses()
-        assert alone == [together[row]]
+        assert_same_labels(alone, [together[row]])
 
 
 def test_states_can_be_split_and_merged(device, plant):
@@ -102,7 +109,7 @@ def test_states_can_be_split_and_merged(device, plant):
     in_order = decoder(encoder[:, 20:], half, first.state).hypotheses()
     swapped = DecodeState.merge([first.state.select([2]), first.state.select([0, 1])])
     shuffled = decoder(encoder[[2, 0, 1], 20:], half, swapped).hypotheses()
-    assert shuffled == [in_order[2], in_order[0], in_order[1]]
+    assert_same_labels(shuffled, [in_order[2], in_order[0], in_order[1]])
 
 
 def test_frames_beyond_the_length_are_never_read(device, plant):
@@ -164,9 +171,7 @@ def test_encoder_output_is_converted_to_the_dtype_of_the_weights(device, plant):
     encoder = network.encoder(2, 20, seed=9).to(device)
     lengths = torch.full((2,), 20)
     assert decoder.dtype == torch.bfloat16
-    assert (
-        decoder(encoder, lengths).hypotheses() == decoder(encoder.to(torch.bfloat16), lengths).hypotheses()
-    )
+    assert decoder(encoder, lengths).hypotheses() == decoder(encoder.to(torch.bfloat16), lengths).hypotheses()
     predictor.float(), joint.float()
 
 
@@ -251,7 +256,7 @@ def test_a_state_of_another_batch_is_refused(device, plant):
     [{"blank_id": 33}, {"blank_id": -1}, {"max_symbols": 0}, {"window": 0}, {"durations": (0, -1)}],
 )
 def test_impossible_rules_are_refused(rules, plant):
-    network, predictor, joint = plant(durations=(0, 1))
+    _, predictor, joint = plant(durations=(0, 1))
     arguments = {"blank_id": 32, "durations": (0, 1), **rules}
     with pytest.raises(ArgumentError, match=next(iter(rules))):
         GreedyDecoder(predictor, joint, **arguments)
