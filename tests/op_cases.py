@@ -105,6 +105,47 @@ def scores_and_slack(
     return scores, ulp * magnitude * (4 if activation != "relu" else 1 + a.shape[-1] ** 0.5)
 
 
+def joint_case(batch, frames, width, vocab, num_durations, dtype=torch.float32, seed=0, device="cpu"):
+    """encoder, predictor, weight, bias, times, lengths; some rows start beyond their end."""
+    rows = vocab + num_durations
+    floating = [
+        normal(batch, frames, width, seed=seed),
+        normal(batch, width, seed=seed + 1),
+        normal(rows, width, seed=seed + 2),
+        normal(rows, seed=seed + 3),
+    ]
+    times = integers(0, max(1, frames), (batch,), seed + 4)
+    lengths = integers(0, frames + 3, (batch,), seed + 5)
+    return [*(t.to(device, dtype) for t in floating), times.to(device), lengths.to(device)]
+
+
+def lstm_case(batch, vocab, hidden, layers, joint_width, dtype, seed=0, device="cpu"):
+    weights = op_weights(lstm_weights(vocab, hidden, layers, joint_width, seed), "lstm", dtype, device)
+    state = [
+        normal(layers, batch, hidden, seed=seed + 20).to(device, dtype),
+        normal(layers, batch, hidden, seed=seed + 21).to(device),
+        torch.full((layers, batch, hidden), float("nan"), dtype=dtype, device=device),
+    ]
+    labels = integers(-1, vocab, (batch,), seed + 22).to(device)
+    return weights, state, labels, torch.full((batch, joint_width), float("nan"), dtype=dtype, device=device)
+
+
+def cache_case(batch, frames, heads, width, slots, capacity, dtype=torch.float32, seed=0, device="cpu"):
+    """keys, values, lengths, slots, positions and two caches; frames that are not valid are NaN."""
+    keys, values = (normal(batch, frames, heads, width, seed=seed + i).to(dtype) for i in range(2))
+    lengths = integers(0, frames + 1, (batch,), seed + 2)
+    for b in range(batch):
+        keys[b, lengths[b] :], values[b, lengths[b] :] = float("nan"), float("nan")
+    order = torch.randperm(slots, generator=torch.Generator().manual_seed(seed + 3))
+    rows = torch.full((batch,), -1, dtype=torch.int32)
+    count = min(batch, slots)
+    rows[:count] = order[:count].int()
+    rows[integers(0, 4, (batch,), seed + 4) == 0] = -1
+    positions = integers(0, 5 * capacity, (slots,), seed + 5)
+    caches = [normal(slots, heads, capacity, width, seed=seed + 6 + i).to(dtype) for i in range(2)]
+    return [t.to(device) for t in (keys, values, lengths, rows, positions, *caches)]
+
+
 POISON = -77
 
 

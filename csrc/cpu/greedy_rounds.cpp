@@ -165,6 +165,12 @@ void check_values(const GreedySizes& sizes, const Outputs& out) {
   }
 }
 
+// Multiply-adds of the joint network alone, for every frame that a call can reach in a row.
+int64_t work_per_row(const GreedySizes& sizes, int64_t rounds) {
+  const int64_t looks = rounds < 0 ? sizes.joint.frames : std::min(rounds, sizes.joint.frames);
+  return looks * sizes.joint.joint_width * (sizes.joint.vocab + sizes.joint.num_durations);
+}
+
 void greedy_rounds_(const Tensor& encoder, const Tensor& lengths, const Tensor& weight,
                     const std::optional<Tensor>& bias, const std::string& activation, int64_t blank_id,
                     const std::vector<int64_t>& durations, int64_t max_symbols, int64_t window,
@@ -199,7 +205,9 @@ void greedy_rounds_(const Tensor& encoder, const Tensor& lengths, const Tensor& 
                     .rounds = rounds};
   const int64_t batch = sizes.joint.batch;
   const int64_t threads = torch::stable::get_num_threads();
-  const int64_t rows_per_thread = batch < threads ? batch : (batch + threads - 1) / threads;
+  const int64_t worthwhile = kMinimumWork / std::max<int64_t>(1, work_per_row(sizes, rounds));
+  const int64_t rows_per_thread =
+      batch < threads ? batch : std::max((batch + threads - 1) / threads, worthwhile);
   std::atomic<int64_t> remaining = 0;
   torch::stable::parallel_for(0, batch, std::max<int64_t>(1, rows_per_thread),
                               [&](int64_t begin, int64_t end) {

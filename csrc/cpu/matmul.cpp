@@ -16,8 +16,6 @@ constexpr int kLanes = 16;    // one AVX-512 register, two of AVX2
 constexpr int kTileRows = 2;  // tile sizes: 6 accumulators of 16 lanes leave AVX2 registers for the operands
 constexpr int kTileWeights = 3;
 constexpr int64_t kBlock = 24;  // weight rows that a thread takes at a time: 61 KB at 640 columns
-constexpr int64_t kMinimumWork =
-    1 << 16;  // multiply-adds below which another thread costs more than it saves
 
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
 

@@ -5,6 +5,9 @@
 
 namespace rnnt_fastdecode {
 
+// Multiply-adds below which another thread costs more than it saves.
+constexpr int64_t kMinimumWork = 1 << 16;
+
 // A weight matrix [rows, columns] as torch stores it, with the bias (may be null) already in float32.
 struct WeightMatrix {
   const void* data;

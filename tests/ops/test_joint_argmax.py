@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import DEVICES, DTYPES, integers, normal, scores_and_slack
+from op_cases import DEVICES, DTYPES, joint_case, scores_and_slack
 
 from rnnt_fastdecode import ops
 from rnnt_fastdecode.reference import ops as reference
@@ -17,20 +17,6 @@ SHAPES = [  # B, T, J, V, N, W
     (4, 40, 64, 130, 5, 16),
     (9, 3, 640, 49, 4, 1),
 ]
-
-
-def case(batch, frames, width, vocab, num_durations, dtype=torch.float32, seed=0, device="cpu"):
-    """encoder, predictor, weight, bias, times, lengths; some rows start beyond their end."""
-    rows = vocab + num_durations
-    floating = [
-        normal(batch, frames, width, seed=seed),
-        normal(batch, width, seed=seed + 1),
-        normal(rows, width, seed=seed + 2),
-        normal(rows, seed=seed + 3),
-    ]
-    times = integers(0, max(1, frames), (batch,), seed + 4)
-    lengths = integers(0, frames + 3, (batch,), seed + 5)
-    return [*(t.to(device, dtype) for t in floating), times.to(device), lengths.to(device)]
 
 
 def check_against_scores(arguments, window, num_durations, activation):
@@ -71,14 +57,14 @@ def check_against_scores(arguments, window, num_durations, activation):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_decisions_are_the_best_scores(shape, dtype, device):
     *sizes, window = shape
-    near_ties = check_against_scores(case(*sizes, dtype, device=device), window, sizes[-1], "relu")
+    near_ties = check_against_scores(joint_case(*sizes, dtype, device=device), window, sizes[-1], "relu")
     assert near_ties == 0
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
 def test_activations_equal_the_reference(activation, device):
-    arguments = case(3, 6, 12, 10, 4, device=device)
+    arguments = joint_case(3, 6, 12, 10, 4, device=device)
     got = ops.joint_argmax(*arguments, 5, 4, activation)
     want = reference.joint_argmax(*(a.cpu() for a in arguments), 5, 4, activation)
     for ours, theirs in zip(got[:2], want[:2], strict=True):
@@ -98,7 +84,7 @@ def test_activations_equal_the_reference(activation, device):
     seed=st.integers(0, 1000),
 )
 def test_any_sizes(sizes, window, dtype, activation, with_bias, seed):
-    arguments = case(*sizes, dtype, seed)
+    arguments = joint_case(*sizes, dtype, seed)
     if not with_bias:
         arguments[3] = None
     check_against_scores(arguments, window, sizes[-1], activation)
@@ -106,7 +92,7 @@ def test_any_sizes(sizes, window, dtype, activation, with_bias, seed):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_equal_scores_give_the_first_index(device):
-    encoder, predictor, weight, bias, times, lengths = case(2, 3, 16, 12, 3, device=device)
+    encoder, predictor, weight, bias, times, lengths = joint_case(2, 3, 16, 12, 3, device=device)
     weight[:], bias[:] = weight[0], bias[0]
     lengths.fill_(3)
     tokens, durations, log_probs = ops.joint_argmax(
@@ -118,7 +104,7 @@ def test_equal_scores_give_the_first_index(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_nan_counts_as_the_highest_score(device):
-    encoder, predictor, weight, bias, times, lengths = case(1, 1, 4, 6, 3, device=device)
+    encoder, predictor, weight, bias, times, lengths = joint_case(1, 1, 4, 6, 3, device=device)
     bias[[2, 4]], bias[7] = float("nan"), float("nan")
     tokens, durations, log_probs = ops.joint_argmax(
         encoder, predictor, weight, bias, times, lengths.fill_(1), 1, 3, "relu"
@@ -130,7 +116,7 @@ def test_nan_counts_as_the_highest_score(device):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("batch", "frames"), [(0, 4), (3, 0), (0, 0)])
 def test_no_rows_or_no_frames(batch, frames, device):
-    arguments = case(batch, frames, 5, 4, 2, device=device)
+    arguments = joint_case(batch, frames, 5, 4, 2, device=device)
     tokens, durations, log_probs = ops.joint_argmax(*arguments, 3, 2, "relu")
     assert tokens.shape == durations.shape == log_probs.shape == (batch, 3)
     assert tokens.eq(-1).all() and durations.eq(0).all() and log_probs.eq(0).all()
@@ -138,7 +124,7 @@ def test_no_rows_or_no_frames(batch, frames, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_frames_beyond_the_length_are_never_read(device):
-    encoder, predictor, weight, bias, times, lengths = case(3, 6, 8, 5, 0, device=device)
+    encoder, predictor, weight, bias, times, lengths = joint_case(3, 6, 8, 5, 0, device=device)
     lengths = torch.tensor([0, 2, 6], dtype=torch.int32, device=device)
     want = ops.joint_argmax(encoder, predictor, weight, bias, times * 0, lengths, 6)
     encoder[0], encoder[1, 2:] = float("nan"), float("nan")
@@ -148,7 +134,7 @@ def test_frames_beyond_the_length_are_never_read(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_encoder_may_be_a_slice_of_a_larger_batch_buffer(device):
-    encoder, *rest = case(3, 4, 8, 5, 2, device=device)
+    encoder, *rest = joint_case(3, 4, 8, 5, 2, device=device)
     buffer = torch.full((3, 9, 8), float("nan"), device=device)
     buffer[:, :4] = encoder
     got = ops.joint_argmax(buffer[:, :4], *rest, 4, 2)
@@ -156,7 +142,7 @@ def test_encoder_may_be_a_slice_of_a_larger_batch_buffer(device):
 
 
 def test_a_row_does_not_depend_on_its_batch():
-    encoder, predictor, weight, bias, times, lengths = case(7, 5, 50, 40, 3)
+    encoder, predictor, weight, bias, times, lengths = joint_case(7, 5, 50, 40, 3)
     whole = ops.joint_argmax(encoder, predictor, weight, bias, times, lengths, 5, 3)
     for b in range(7):
         alone = ops.joint_argmax(

@@ -4,26 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import DEVICES, DTYPES, integers, normal
+from op_cases import DEVICES, DTYPES, cache_case, normal
 
 from rnnt_fastdecode import ops
 from rnnt_fastdecode.reference.ops import kv_cache_update
-
-
-def case(batch, frames, heads, width, slots, capacity, dtype=torch.float32, seed=0, device="cpu"):
-    """keys, values, lengths, slots, positions and two caches; frames that are not valid are NaN."""
-    keys, values = (normal(batch, frames, heads, width, seed=seed + i).to(dtype) for i in range(2))
-    lengths = integers(0, frames + 1, (batch,), seed + 2)
-    for b in range(batch):
-        keys[b, lengths[b] :], values[b, lengths[b] :] = float("nan"), float("nan")
-    order = torch.randperm(slots, generator=torch.Generator().manual_seed(seed + 3))
-    rows = torch.full((batch,), -1, dtype=torch.int32)
-    count = min(batch, slots)
-    rows[:count] = order[:count].int()
-    rows[integers(0, 4, (batch,), seed + 4) == 0] = -1
-    positions = integers(0, 5 * capacity, (slots,), seed + 5)
-    caches = [normal(slots, heads, capacity, width, seed=seed + 6 + i).to(dtype) for i in range(2)]
-    return [t.to(device) for t in (keys, values, lengths, rows, positions, *caches)]
 
 
 def check(arguments):
@@ -41,7 +25,7 @@ def check(arguments):
     [(1, 1, 1, 1, 1, 1), (3, 4, 2, 8, 5, 7), (4, 14, 3, 5, 4, 6), (6, 3, 8, 64, 9, 70), (2, 9, 1, 3, 2, 1)],
 )
 def test_equals_the_reference(sizes, dtype, device):
-    check(case(*sizes, dtype, device=device))
+    check(cache_case(*sizes, dtype, device=device))
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,7 +42,7 @@ def test_equals_the_reference(sizes, dtype, device):
     seed=st.integers(0, 1000),
 )
 def test_any_sizes(sizes, dtype, seed):
-    check(case(*sizes, dtype, seed))
+    check(cache_case(*sizes, dtype, seed))
 
 
 @pytest.mark.parametrize("device", DEVICES)

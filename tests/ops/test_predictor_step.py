@@ -4,23 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import DEVICES, DTYPES, integers, lstm_weights, normal, op_weights, stateless_weights
+from op_cases import DEVICES, DTYPES, integers, lstm_case, op_weights, stateless_weights
 
 from rnnt_fastdecode import ops
 from rnnt_fastdecode.reference.ops import lstm_step, stateless_step
 
 NAN = float("nan")
-
-
-def lstm_case(batch, vocab, hidden, layers, joint_width, dtype, seed=0, device="cpu"):
-    weights = op_weights(lstm_weights(vocab, hidden, layers, joint_width, seed), "lstm", dtype, device)
-    state = [
-        normal(layers, batch, hidden, seed=seed + 20).to(device, dtype),
-        normal(layers, batch, hidden, seed=seed + 21).to(device),
-        torch.full((layers, batch, hidden), NAN, dtype=dtype, device=device),
-    ]
-    labels = integers(-1, vocab, (batch,), seed + 22).to(device)
-    return weights, state, labels, torch.full((batch, joint_width), NAN, dtype=dtype, device=device)
 
 
 def check_lstm(weights, state, labels, output):
