@@ -17,6 +17,7 @@ from .tokenizer import (
     AggregateTokenizer,
     CharacterTokenizer,
     SentencePieceTokenizer,
+    TightPunctuation,
     Tokenizer,
     WordPieceTokenizer,
 )
@@ -83,7 +84,7 @@ def read_nemo(path: Path) -> Blueprint:
             f"{source}: model class {kind} is not supported, expected one of {', '.join(CLASSES)}"
         )
     files, weights = archive.files, archive.weights
-    tokenizer = _tokenizer(config, files)
+    tokenizer = TightPunctuation(_tokenizer(config, files))
     encoder = _encoder(config.section("encoder"))
     heads: dict[str, HeadSpec] = {}
     renames = list(RENAMES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -10,6 +12,9 @@ from ..errors import ArgumentError, CheckpointError
 
 # Marks the start of a word in sentencepiece vocabularies.
 WORD_START = "\u2581"
+
+# Pieces whose punctuation is not text: special tokens, word-piece continuations, starts of words.
+_NOT_TEXT = re.compile(r"\[.*\]$|<.*>$|##|\u2581|\s*$")
 
 
 class Tokenizer:
@@ -42,7 +47,7 @@ class Tokenizer:
         pieces = self.pieces(ids)
         starts = [i for i, piece in enumerate(pieces) if i == 0 or self._starts_word(piece)]
         words = []
-        for start, end in zip(starts, [*starts[1:], len(pieces)], strict=True):
+        for start, end in zip(starts, [*starts, len(pieces)][1:], strict=True):
             while start < end and self._is_separator(pieces[start]):
                 start += 1
             text = self.decode(ids[start:end]).strip()
@@ -113,6 +118,39 @@ class AggregateTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.pieces(ids)).replace(WORD_START, " ").strip()
+
+
+class TightPunctuation(Tokenizer):
+    """Another tokenizer, without the space before a punctuation mark of its vocabulary, as in NeMo."""
+
+    def __init__(self, inner: Tokenizer) -> None:
+        super().__init__(inner._pieces)
+        self._inner = inner
+        self._marks = {
+            char
+            for piece in inner._pieces
+            for char in piece
+            if unicodedata.category(char).startswith("P") and not _NOT_TEXT.match(piece)
+        }
+        marks = "|".join(re.escape(mark) for mark in sorted(self._marks))
+        self._spaced = re.compile(rf"\s({marks})")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text = self._inner.decode(ids)
+        return self._spaced.sub(r"\1", text) if self._marks else text
+
+    def words(self, ids: Sequence[int]) -> list[tuple[str, int, int]]:
+        joined: list[tuple[str, int, int]] = []
+        for word in self._inner.words(ids):
+            text, _, end = word
+            if joined and text[0] in self._marks:
+                start = joined[-1][1]
+                together = self.decode(ids[start:end]).strip()
+                if len(together.split()) == 1:
+                    joined[-1] = (together, start, end)
+                    continue
+            joined.append(word)
+        return joined
 
 
 class JsonTokenizer(Tokenizer):
