@@ -77,4 +77,4 @@ class Subsampling(nn.Module):
     @staticmethod
     def _mask(x: Tensor, lengths: Tensor) -> Tensor:
         valid = torch.arange(x.shape[2], device=x.device) < lengths.unsqueeze(1)
-        return x * valid[:, None, :, None].to(x.dtype)
+        return x.masked_fill(~valid[:, None, :, None], 0.0)
