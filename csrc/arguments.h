@@ -23,9 +23,10 @@ struct JointSizes {
   Activation activation;
 };
 
-inline JointSizes check_joint(const CallContext& call, const Tensor& encoder, const Tensor& predictor,
-                              const Tensor& weight, const std::optional<Tensor>& bias, int64_t window,
-                              int64_t num_durations, const std::string& activation) {
+inline JointSizes check_joint(const CallContext& call, const Tensor& encoder, const char* predictor_name,
+                              const Tensor& predictor, const Tensor& weight,
+                              const std::optional<Tensor>& bias, int64_t window, int64_t num_durations,
+                              const std::string& activation) {
   call.dims("encoder", encoder, 3, "[B, T, J]");
   call.floating("encoder", encoder);
   call.dims("weight", weight, 2, "[V + N, J]");
@@ -42,7 +43,7 @@ inline JointSizes check_joint(const CallContext& call, const Tensor& encoder, co
                                               (encoder.stride(1) == joint_width or frames == 1));
   check(dense, call.op, ": encoder must be contiguous in its last two dimensions, got strides ",
         shape_name(encoder.strides().data(), 3), ".");
-  call.tensor("predictor", predictor, dtype, {batch, joint_width});
+  call.tensor(predictor_name, predictor, dtype, {batch, joint_width});
   call.tensor("weight", weight, dtype, {rows, joint_width});
   if (bias) call.tensor("bias", *bias, dtype, {rows});
   return {.batch = batch,
@@ -61,7 +62,7 @@ inline JointSizes check_joint_argmax(const Tensor& encoder, const Tensor& predic
                                      const std::string& activation) {
   const CallContext call{"joint_argmax", encoder.device()};
   const JointSizes sizes =
-      check_joint(call, encoder, predictor, weight, bias, window, num_durations, activation);
+      check_joint(call, encoder, "predictor", predictor, weight, bias, window, num_durations, activation);
   call.tensor("times", times, ScalarType::Int, {sizes.batch});
   call.tensor("lengths", lengths, ScalarType::Int, {sizes.batch});
   return sizes;
@@ -194,7 +195,7 @@ inline GreedySizes check_greedy_rounds(
     const Tensor& active) {
   const CallContext call{"greedy_rounds_", encoder.device()};
   GreedySizes sizes;
-  sizes.joint = check_joint(call, encoder, predictor_output, weight, bias, window,
+  sizes.joint = check_joint(call, encoder, "predictor_output", predictor_output, weight, bias, window,
                             static_cast<int64_t>(durations.size()), activation);
   sizes.predictor = check_predictor(call, "predictor_", predictor_kind, predictor_weights, predictor_state,
                                     predictor_output);

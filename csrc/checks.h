@@ -62,6 +62,12 @@ inline std::string shape_name(const Tensor& tensor) {
   return shape_name(tensor.sizes().data(), static_cast<size_t>(tensor.dim()));
 }
 
+inline std::string device_name(torch::stable::Device device) {
+  if (device.type() == torch::headeronly::DeviceType::CPU) return "cpu";
+  if (device.type() == torch::headeronly::DeviceType::CUDA) return "cuda:" + std::to_string(device.index());
+  return "another kind of device";
+}
+
 // What every tensor of one op call has in common: the op's name for messages, and the device of the first
 // tensor.
 struct CallContext {
@@ -77,7 +83,8 @@ struct CallContext {
           shape_name(value), ".");
     check(value.scalar_type() == dtype, op, ": ", name, " must be ", dtype_name(dtype), ", got ",
           dtype_name(value.scalar_type()), ".");
-    check(value.device() == device, op, ": ", name, " must be on the same device as the other tensors.");
+    check(value.device() == device, op, ": ", name, " must be on ", device_name(device), ", got ",
+          device_name(value.device()), ".");
     check(not contiguous or value.is_contiguous(), op, ": ", name, " must be contiguous.");
   }
 

@@ -71,8 +71,8 @@ class Decoded:
     """The emissions of one utterance or chunk.
 
     frames count from the start of this chunk; durations are numbers of frames (0 for RNN-T); log_probs are
-    log-softmax values over the tokens. margins, one for each look at a frame, are the smallest distances
-    between the winner and the runner-up among tokens and among durations: how close the decision was.
+    log-softmax values over the tokens. margins[u] belongs to the looks at frames between label u - 1 and
+    label u: the smallest distance between a winner and its runner-up, among tokens or durations.
     """
 
     tokens: list[int]
@@ -123,7 +123,7 @@ def greedy_decode(
     projected = encoder @ transducer.encoder_weight.T + transducer.encoder_bias
     vocab = transducer.vocab_size
     time, predictor_state, output = state.time, state.predictor_state, state.predictor_output
-    result = Decoded([], [], [], [], [], state)
+    result = Decoded([], [], [], [], [float("inf")], state)
     symbols = 0
     while time < length:
         logits = joint(projected[time], output, transducer.weight, transducer.bias, transducer.activation)
@@ -133,7 +133,7 @@ def greedy_decode(
         if transducer.durations:
             duration = transducer.durations[int(logits[vocab:].argmax())]
             margin = min(margin, _margin(logits[vocab:]))
-        result.margins.append(margin)
+        result.margins[-1] = min(result.margins[-1], margin)
         if token == transducer.blank_id:
             time += max(duration, 1)
             symbols = 0
@@ -142,6 +142,7 @@ def greedy_decode(
         result.frames.append(time)
         result.durations.append(duration)
         result.log_probs.append(float(logits[:vocab].log_softmax(0)[token]))
+        result.margins.append(float("inf"))
         output, predictor_state = predict(transducer, token, predictor_state)
         if duration > 0:
             time += duration

@@ -1,0 +1,49 @@
+"""Planted networks do what they are for: labels at a known rate, bursts, and decisions with a margin."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from rnnt_fastdecode.reference.decode import greedy_decode
+from rnnt_fastdecode.reference.planted import plant
+
+
+@pytest.mark.parametrize("kind", ["lstm", "stateless", "stateless_relu"])
+def test_a_frame_that_carries_a_label_emits_it_once(kind):
+    planted = plant(vocab_size=65, joint_width=256, predictor_kind=kind, num_layers=1)
+    encoder = planted.encoder(2, 40, rate=0.25, chains=0.0, seed=1)
+    for row in range(2):
+        result = greedy_decode(planted.transducer, encoder[row])
+        assert max(Counter(result.frames).values()) == 1
+        assert 4 <= len(result.tokens) <= 16
+        assert min(result.margins) > 0.1
+
+
+def test_chains_give_bursts_up_to_max_symbols():
+    planted = plant(vocab_size=17, joint_width=64)
+    encoder = planted.encoder(4, 40, chains=0.1, seed=2)
+    sizes = Counter()
+    for row in range(4):
+        sizes.update(Counter(greedy_decode(planted.transducer, encoder[row], max_symbols=6).frames).values())
+    assert sizes[1] > 10 and sizes[6] > 0 and any(1 < size < 6 for size in sizes)
+
+
+def test_tdt_uses_many_durations():
+    planted = plant(joint_width=64, durations=(0, 1, 2, 3, 4))
+    encoder = planted.encoder(6, 60, seed=3)
+    used = Counter()
+    for row in range(6):
+        used.update(greedy_decode(planted.transducer, encoder[row]).durations)
+    assert len(used) >= 3
+
+
+def test_the_same_seed_gives_the_same_network():
+    first, second = plant(seed=7), plant(seed=7)
+    assert torch.equal(first.transducer.weight, second.transducer.weight)
+    assert torch.equal(first.encoder(2, 5, seed=1), second.encoder(2, 5, seed=1))
+
+
+def test_widths_must_fit():
+    with pytest.raises(ValueError, match="at least joint_width"):
+        plant(joint_width=64, hidden=32)
