@@ -7,6 +7,8 @@
 // result of one row, and the block merges its lanes into one JointPartial for each row. Rows beyond the end
 // of their utterance cost nothing where a whole tile of them lies together.
 
+#include <algorithm>
+
 #include "joint_argmax.cuh"
 #include "tile_dot.cuh"
 
@@ -162,12 +164,13 @@ cudaError_t launch_partials(const JointProblem& p, JointPartial* partials, int s
 
 int joint_column_splits(const JointProblem& problem, int multiprocessors) {
   constexpr int kBlocksPerMultiprocessor = 2;
+  // Every warp of a block gets a tile at least: more splits would be more partials to merge and no more
+  // speed.
+  constexpr int kLeastColumns = kWarps * kTileColumns;
   const int row_tiles = (problem.rows() + kTileRows - 1) / kTileRows;
   const int wanted = (multiprocessors * kBlocksPerMultiprocessor + row_tiles - 1) / row_tiles;
-  const int column_tiles = (problem.columns() + kTileColumns - 1) / kTileColumns;
-  // A split without columns would leave its partials unwritten.
-  const int tiles_per_split = (column_tiles + wanted - 1) / wanted;
-  return (column_tiles + tiles_per_split - 1) / tiles_per_split;
+  const int most = (problem.columns() + kLeastColumns - 1) / kLeastColumns;
+  return std::min(wanted, most);
 }
 
 template <typename T>

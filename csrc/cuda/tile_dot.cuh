@@ -60,7 +60,6 @@ template <typename T, int Vector>
 __device__ inline float tile_dot(const T* rows, int stride, const T* const (&columns)[kTileColumns],
                                  int depth, int lane) {
   float sums[kWarp] = {};
-#pragma unroll 2
   for (int k = lane * Vector; k < depth; k += kWarp * Vector) {
     float weight[kTileColumns][Vector];
 #pragma unroll

@@ -15,7 +15,7 @@ MASKED = -1e4
 
 
 def relative_positions(frames: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Sinusoids, sine and cosine in turn, for the distances frames-1 .. -(frames-1): [2 * frames - 1, width]."""
+    """Sines and cosines in turn for the distances frames-1 .. -(frames-1): [2 * frames - 1, width]."""
     distance = torch.arange(frames - 1, -frames, -1, device=device, dtype=torch.float32)
     rate = torch.exp(
         torch.arange(0, width, 2, device=device, dtype=torch.float32) * -(math.log(10000.0) / width)

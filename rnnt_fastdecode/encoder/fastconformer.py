@@ -31,7 +31,7 @@ class FastConformer(nn.Module):
 
         Parameters
         ----------
-        features: [B, T, F] log-mel features in the dtype of the weights; frames beyond `lengths` do not count.
+        features: [B, T, F] log-mel features in the dtype of the weights; frames beyond `lengths` are ignored.
         lengths: [B] int64, valid feature frames of each row, 0 <= lengths <= T.
         context: (left, right) attention context in encoder frames, -1 = unlimited; None = the first of
             `config.contexts`.

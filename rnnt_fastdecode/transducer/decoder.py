@@ -17,8 +17,8 @@ from .runners import CpuRunner, CudaRunner
 from .state import DecodeState
 from .weights import SUPPORTED_DTYPES, Predictor, pack_joint, pack_predictor
 
-# Frames judged at once where the caller does not say. A blank costs a frame of the window, a label ends it: on
-# a GPU a wide window saves rounds, on a CPU every frame beyond the label is wasted work.
+# Frames judged at once where the caller does not say. A blank costs a frame of the window, a label ends it:
+# on a GPU a wide window saves rounds, on a CPU every frame beyond the label is wasted work.
 DEFAULT_WINDOW = {"cuda": 6, "cpu": 1}
 
 

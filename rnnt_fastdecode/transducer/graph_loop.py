@@ -1,7 +1,7 @@
 """A loop on the GPU: a CUDA graph whose only node is a WHILE node, its body recorded from a stream.
 
-The body must not allocate, and must end with a kernel that sets the loop condition (cudaGraphSetConditional with
-the handle it is given). Needs the cuda-python bindings 13 and a driver that knows conditional nodes.
+The body must not allocate, and must end with a kernel that sets the loop condition (cudaGraphSetConditional
+with the handle it is given). Needs the cuda-python bindings 13 and a driver that knows conditional nodes.
 """
 
 from __future__ import annotations

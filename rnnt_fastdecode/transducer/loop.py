@@ -19,9 +19,9 @@ PARTIALS_PER_MULTIPROCESSOR = 16
 class LoopBuffers:
     """Everything the greedy loop reads and writes, allocated once.
 
-    Memory, with C = T * max_symbols: B * T * J elements of the weights' dtype for the encoder, 16 * B * C bytes
-    for the results, 2 * L * B * H elements and 4 * L * B * H bytes for an LSTM's state, B * J elements for its
-    output, and on a GPU 20 * (B * W + 16 * multiprocessors) bytes of scratch.
+    Memory, with C = T * max_symbols: B * T * J elements of the weights' dtype for the encoder, 16 * B * C
+    bytes for the results, 2 * L * B * H elements and 4 * L * B * H bytes for an LSTM's state, B * J elements
+    for its output, and on a GPU 20 * (B * W + 16 * multiprocessors) bytes of scratch.
     """
 
     def __init__(

@@ -30,7 +30,7 @@ class DecodeResult:
     Attributes
     ----------
     tokens: [B, U] int64 label ids; -1 beyond a row's length.
-    frames: [B, U] int64 encoder frame of each label, counted from the start of the utterance, over all chunks.
+    frames: [B, U] int64 encoder frame of each label, counted from the start of the utterance.
     durations: [B, U] int64 frames each label advanced by (TDT; 0 for RNN-T).
     log_probs: [B, U] float32 log-probability of each label among the tokens, durations left out.
     lengths: [B] int64 number of labels of each row.
