@@ -84,7 +84,7 @@ class Joint(nn.Module):
 
 
 class TransducerHead(nn.Module):
-    """A predictor, a joint and the rules of decoding: RNN-T without durations, TDT with (arXiv 2304.06795)."""
+    """A predictor, a joint and the rules to decode them: RNN-T, or TDT (arXiv 2304.06795)."""
 
     def __init__(
         self,

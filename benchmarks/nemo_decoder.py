@@ -1,0 +1,106 @@
+"""NVIDIA NeMo's label-looping decoder with the weights of a planted network, in its fastest mode."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnt_fastdecode.reference.decode import Transducer
+
+
+def prepare(hook: str | None) -> None:
+    """Call MODULE:FUNCTION, which makes `import nemo` work where NeMo is not installed."""
+    if hook:
+        module, _, function = hook.partition(":")
+        getattr(importlib.import_module(module), function)()
+
+
+class NemoDecoder:
+    """GreedyBatched{RNNT,TDT}LabelLoopingComputer, blank last, on `device` in `dtype`."""
+
+    def __init__(
+        self,
+        transducer: Transducer,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_symbols: int = 10,
+        mode: str = "full_graph",
+    ) -> None:
+        from nemo.collections.asr.modules.rnnt import RNNTDecoder, RNNTJoint
+        from nemo.collections.asr.parts.submodules.transducer_decoding import (
+            rnnt_label_looping,
+            tdt_label_looping,
+        )
+
+        embedding, weight, bias, projection, projection_bias = transducer.predictor_weights
+        layers, _, width = weight.shape
+        hidden = width // 2
+        joint_width, encoder_width = transducer.encoder_weight.shape
+        labels = transducer.vocab_size - 1
+        predictor = RNNTDecoder(
+            prednet={"pred_hidden": hidden, "pred_rnn_layers": layers, "dropout": 0.0},
+            vocab_size=labels,
+            blank_as_pad=True,
+        ).eval()
+        joint = RNNTJoint(
+            jointnet={
+                "encoder_hidden": encoder_width,
+                "pred_hidden": hidden,
+                "joint_hidden": joint_width,
+                "activation": transducer.activation,
+            },
+            num_classes=labels,
+            num_extra_outputs=len(transducer.durations),
+        ).eval()
+        lstm = predictor.prediction["dec_rnn"].lstm
+        pairs = [
+            (predictor.prediction["embed"].weight, embedding),
+            (joint.pred.weight, projection),
+            (joint.pred.bias, projection_bias),
+            (joint.enc.weight, transducer.encoder_weight),
+            (joint.enc.bias, transducer.encoder_bias),
+            (joint.joint_net[-1].weight, transducer.weight),
+            (joint.joint_net[-1].bias, transducer.bias),
+        ]
+        for layer in range(layers):
+            pairs += [
+                (getattr(lstm, f"weight_ih_l{layer}"), weight[layer, :, :hidden]),
+                (getattr(lstm, f"weight_hh_l{layer}"), weight[layer, :, hidden:]),
+                (getattr(lstm, f"bias_ih_l{layer}"), bias[layer]),
+                (getattr(lstm, f"bias_hh_l{layer}"), torch.zeros_like(bias[layer])),
+            ]
+        with torch.no_grad():
+            for parameter, value in pairs:
+                parameter.copy_(value)
+        options: dict[str, Any] = {
+            "decoder": predictor.to(device, dtype),
+            "joint": joint.to(device, dtype),
+            "blank_index": labels,
+            "max_symbols_per_step": max_symbols,
+            "allow_cuda_graphs": device.type == "cuda",
+        }
+        if transducer.durations:
+            self._computer = tdt_label_looping.GreedyBatchedTDTLabelLoopingComputer(
+                durations=list(transducer.durations), include_duration=True, **options
+            )
+        else:
+            self._computer = rnnt_label_looping.GreedyBatchedRNNTLabelLoopingComputer(**options)
+        if device.type == "cuda":
+            # Forced, so that a silent fall-back to a slower mode cannot pass as the fast one.
+            self._computer.force_cuda_graphs_mode(mode)
+
+    @torch.inference_mode()
+    def __call__(self, encoder_output: Tensor, lengths: Tensor) -> Any:
+        return self._computer(x=encoder_output, out_len=lengths)[0]
+
+    @staticmethod
+    def labels(hypotheses: Any, batch: int) -> list[tuple[list[int], list[int]]]:
+        """Tokens and frames of each row."""
+        counts = hypotheses.current_lengths[:batch].tolist()
+        return [
+            (hypotheses.transcript[row, :count].tolist(), hypotheses.timestamps[row, :count].tolist())
+            for row, count in enumerate(counts)
+        ]
