@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from modules import as_modules
 from nemo_decoder import NemoDecoder, prepare
 from report import milliseconds, surroundings, write_json
