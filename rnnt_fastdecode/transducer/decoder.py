@@ -102,6 +102,8 @@ class GreedyDecoder:
         """The state of `batch` utterances that have not begun."""
         return self._start.select(torch.zeros(batch, dtype=torch.int64, device=self.device))
 
+    # Buffers outlive the call: made under a caller's inference mode they could not be reused outside of it.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(
         self, encoder_output: Tensor, lengths: Tensor, state: DecodeState | None = None

@@ -216,6 +216,18 @@ def test_threads_may_share_a_decoder(device, plant):
     assert failures == []
 
 
+def test_a_decoder_can_be_used_inside_and_outside_of_inference_mode(device, plant):
+    parts = plant()
+    encoder, lengths = parts[0].encoder(2, 20, seed=10).to(device), torch.tensor([20, 20])
+    with torch.inference_mode():
+        decoder = build(parts, device)
+        inside = decoder(encoder[:, :10].clone(), lengths // 2)
+    outside = decoder(encoder[:, 10:], lengths // 2, inside.state)
+    whole = build(parts, device)(encoder, lengths).hypotheses()
+    for row, (first, second) in enumerate(zip(inside.hypotheses(), outside.hypotheses(), strict=True)):
+        assert first.tokens + second.tokens == whole[row].tokens
+
+
 def test_from_head_uses_the_rules_of_the_head(device, plant):
     network, predictor, joint = plant(durations=(0, 2, 4, 8))
     head = TransducerHead(predictor, joint, network.transducer.blank_id, (0, 2, 4, 8), max_symbols=2).to(
