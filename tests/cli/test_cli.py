@@ -31,6 +31,14 @@ def test_info_tells_what_works_here(run):
     assert re.search(r"^decoding on CPU: +C\+\+ loop", outcome.out, re.MULTILINE)
 
 
+@pytest.mark.gpu
+def test_info_tells_that_decoding_stays_on_the_gpu(run):
+    outcome = run("info")
+    assert outcome.code == 0
+    assert re.search(r"^CUDA ops: +loaded$", outcome.out, re.MULTILINE)
+    assert re.search(r"^decoding on GPU: conditional-node graph", outcome.out, re.MULTILINE)
+
+
 def test_the_sample_is_transcribed_without_files(run, bundled_folder):
     outcome = run("transcribe", "--model", "bundled")
     assert outcome.code == 0

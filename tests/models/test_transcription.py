@@ -294,12 +294,24 @@ def test_weights_that_are_not_finite_give_errors_not_text(tiny_model_folder, bab
     assert results[0].text == "" and "not finite" in results[0].error
 
 
-@pytest.mark.parametrize("head", ["rnnt", "tdt", "ctc"])
-def test_the_bundled_model_understands_its_sample(bundled_folder, head):
+@pytest.mark.gpu
+def test_a_recording_too_large_for_the_gpu_is_a_fault_of_its_own(tiny_model_folder, babble):
     from rnnt_fastdecode import load
 
-    sample = bundled_folder / "sample.wav"
-    (result,) = load(device="cpu").transcribe([sample], head=head)
+    model = load(tiny_model_folder, device="cuda")
+    minute = babble(60.0)
+    hours = np.tile(minute, 600)
+    results = model.transcribe([hours, minute])
+    assert "not enough memory on cuda" in results[0].error
+    assert results[1].error is None and results[1].tokens
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("head", ["rnnt", "tdt", "ctc"])
+def test_the_bundled_model_understands_its_sample(bundled_folder, head, device):
+    from rnnt_fastdecode import load
+
+    (result,) = load(device=device).transcribe([bundled_folder / "sample.wav"], head=head)
     assert result.error is None
     expected = (bundled_folder / "sample.txt").read_text().split()
     assert [word.text for word in result.words] == expected
