@@ -239,21 +239,25 @@ def _collect(inputs: Sequence[str]) -> tuple[list[Recording], int]:
         return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
 
     found: list[Recording] = []
+    unreadable: list[OSError] = []
     faults = 0
     for argument in inputs:
         matches = [argument]
         if not os.path.lexists(argument) and glob.has_magic(argument):
             matches = sorted(glob.glob(argument, recursive=True))
         before = len(found)
+        unreadable.clear()
         for match in matches:
             if not os.path.isdir(match):
                 found.append(Recording(match, os.path.basename(match)))
                 continue
-            for folder, subfolders, names in os.walk(match):
+            for folder, subfolders, names in os.walk(match, onerror=unreadable.append):
                 subfolders.sort()
                 paths = [os.path.join(folder, name) for name in sorted(names) if is_audio(name)]
                 found += [Recording(path, os.path.relpath(path, match)) for path in paths]
-        if len(found) == before:
+        for error in unreadable:
+            faults += _complain(f"{error.filename}: {error.strerror}; expected a folder that can be read")
+        if len(found) == before and not unreadable:
             what = "the folder holds" if os.path.isdir(argument) else "the pattern matches"
             faults += _complain(
                 f"{argument}: {what} no recordings; expected {', '.join(sorted(AUDIO_SUFFIXES))}"

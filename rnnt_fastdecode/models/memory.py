@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 # Score matrices alive at once in a layer: by distance (twice as wide), shifted, scaled, masked, softmax.
 _SCORES_ALIVE = 8
-_OUT_OF_MEMORY = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+# The last one is how convolutions refuse tensors of more than 2^31 elements.
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "canUse32BitIndexMath",
+)
 
 
 def attention_bytes(model: SpeechModel, rows: int, seconds: float) -> int:

@@ -279,7 +279,8 @@ def _decode(
     return _decode(model, clips[:half], head, context) + _decode(model, clips[half:], head, context)
 
 
-@torch.inference_mode()
+# Not inference_mode: buffers that a decoder keeps could then not be used outside of it.
+@torch.no_grad()
 def _decode_at_once(
     model: SpeechModel, clips: list[_Clip], head: str | None, context: tuple[int, int] | None
 ) -> list[Hypothesis | str]:

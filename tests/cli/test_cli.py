@@ -120,6 +120,21 @@ def test_an_empty_folder_and_an_idle_pattern_cost_a_line_each(run, wav, tmp_path
     assert outcome.code == 1 and len(outcome.err.splitlines()) == 2 and outcome.out.count("\n") == 1
 
 
+def test_a_folder_that_cannot_be_read_costs_a_line(run, wav, tmp_path, monkeypatch):
+    scandir = os.scandir
+    wav("in/a.wav"), wav("in/secret/b.wav")
+
+    def guarded(folder):
+        if os.path.basename(folder) == "secret":
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    outcome = run("transcribe", tmp_path / "in")
+    assert outcome.code == 1 and outcome.out.count("\n") == 1
+    assert len(outcome.err.splitlines()) == 1 and "secret: Permission denied" in outcome.err
+
+
 def test_nothing_to_do_needs_no_model(run, tmp_path):
     outcome = run("transcribe", tmp_path, "--model", tmp_path / "no-model")
     assert outcome.code == 1 and "no-model" not in outcome.err
