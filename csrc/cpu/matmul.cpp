@@ -1,5 +1,5 @@
 // Weights are the large operand: they are read once for all rows, in blocks of weight rows that are widened
-// to float32 where they are halves, and stay in the cache while tiles of 2 rows x 3 weight rows run over
+// to float32 where they are halves, and stay in the cache while tiles of 2 rows x 6 weight rows run over
 // them.
 
 #include "matmul.h"
@@ -12,9 +12,12 @@
 namespace rnnt_fastdecode {
 namespace {
 
-constexpr int kLanes = 16;    // one AVX-512 register, two of AVX2
-constexpr int kTileRows = 2;  // tile sizes: 6 accumulators of 16 lanes leave AVX2 registers for the operands
-constexpr int kTileWeights = 3;
+// One AVX2 register: where there is no AVX-512, GCC splits longer vectors by way of memory. 12 accumulators
+// hide the latency of multiply-add and leave AVX2 registers for the operands.
+constexpr int kLanes = 8;
+constexpr int kTileRows = 2;
+constexpr int kTileWeights = 6;
+
 constexpr int64_t kBlock = 24;  // weight rows that a thread takes at a time: 61 KB at 640 columns
 
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));

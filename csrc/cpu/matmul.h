@@ -6,7 +6,7 @@
 namespace rnnt_fastdecode {
 
 // Multiply-adds below which another thread costs more than it saves.
-constexpr int64_t kMinimumWork = 1 << 16;
+constexpr int64_t kMinimumWork = 1 << 18;
 
 // A weight matrix [rows, columns] as torch stores it, with the bias (may be null) already in float32.
 struct WeightMatrix {
