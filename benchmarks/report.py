@@ -38,8 +38,8 @@ def milliseconds(run: Callable[[], Any], device: torch.device, repeats: int = 20
 def surroundings(device: torch.device, **more: str) -> dict[str, str]:
     """Device, versions and commit, for the record."""
     commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     found = {
         "device": name or platform.machine(),
@@ -48,7 +48,7 @@ def surroundings(device: torch.device, **more: str) -> dict[str, str]:
     }
     if device.type == "cuda":
         found["cuda"] = torch.version.cuda or "none"
-    return {**found, "commit": commit or "unknown", **more}
+    return {**found, "commit": commit.stdout.strip() or "unknown", **more}
 
 
 def write_json(

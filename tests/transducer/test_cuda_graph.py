@@ -125,7 +125,7 @@ def test_recording_leaves_other_work_of_the_process_alone(parts):
 
 @pytest.mark.parametrize("durations", [(), (0, 1, 2, 3, 4), (0, 2, 4, 8)])
 def test_the_gpu_decodes_what_the_cpu_decodes(plant, durations, capsys):
-    """2,000 utterances; RNNT_FASTDECODE_UTTERANCES asks for more."""
+    """2,000 utterances over the three networks; RNNT_FASTDECODE_UTTERANCES asks for more."""
     wanted = int(os.environ.get("RNNT_FASTDECODE_UTTERANCES", "2000"))
     network, predictor, joint = plant(vocab_size=65, joint_width=96, durations=durations, seed=11)
     on_cpu = GreedyDecoder(predictor, joint, 64, durations)
@@ -143,7 +143,7 @@ def test_the_gpu_decodes_what_the_cpu_decodes(plant, durations, capsys):
                 exact = decode.greedy_decode(network.transducer, encoder[row], int(lengths[row]))
                 assert min(exact.margins) < 1e-5
                 near_ties += 1
-    assert labels > 2 * wanted
+    assert labels > wanted
     with capsys.disabled():
         print(f"\n{durations}: {near_ties} near ties decided otherwise by the GPU")
     assert near_ties <= 1 + wanted // 10_000
