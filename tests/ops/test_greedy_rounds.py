@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -260,6 +261,15 @@ def test_half_types_follow_the_float64_reference_up_to_near_ties(durations, dtyp
         if near_ties:
             print(f"\n{dtype}: {near_ties} of 16 rows leave the float64 path at a near tie")
     assert near_ties <= 4
+
+
+def test_threads_may_decode_at_the_same_time():
+    planted = plant(joint_width=48, seed=13)
+    loops = [planted_loop(planted, batch=4, seed=seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(Loop.run, loops))
+    for loop in loops:
+        check(loop)
 
 
 FAMILIES = [
