@@ -104,6 +104,10 @@ def build(
                 f"{blueprint.source}: blank of the {name} head must be in 0..{head.vocab_size - 1}, "
                 f"got {head.blank_id}"
             )
+        if isinstance(head, TransducerSpec) and head.max_symbols < 1:
+            raise CheckpointError(
+                f"{blueprint.source}: max_symbols of {name} must be at least 1, got {head.max_symbols}"
+            )
         tokens = head.vocab_size - (head.blank_id == head.vocab_size - 1)
         if blueprint.tokenizer.vocab_size < tokens:
             raise CheckpointError(
@@ -111,9 +115,12 @@ def build(
                 f"the {name} head needs {tokens}"
             )
     # Nothing is initialised: the checkpoint's tensors become the parameters.
-    with torch.device("meta"):
-        encoder = FastConformer(blueprint.encoder)
-        heads = {name: _head(head, blueprint.encoder.d_model) for name, head in blueprint.heads.items()}
+    try:
+        with torch.device("meta"):
+            encoder = FastConformer(blueprint.encoder)
+            heads = {name: _head(head, blueprint.encoder.d_model) for name, head in blueprint.heads.items()}
+    except (ArgumentError, RuntimeError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{blueprint.source}: {error}") from error
     model = SpeechModel(
         blueprint.features, encoder, heads, blueprint.default_head, blueprint.tokenizer, blueprint.name
     )

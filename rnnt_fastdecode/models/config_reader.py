@@ -24,6 +24,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def is_frame_counts(value: Any) -> bool:
+    """Whether `value` is a list or tuple of integers of at least 0."""
+    return isinstance(value, (list, tuple)) and all(type(item) is int and item >= 0 for item in value)
+
+
 class Config:
     """A mapping out of a configuration file that knows its own path in it."""
 
@@ -60,6 +65,12 @@ class Config:
         value = self.values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.error(key, "an integer", None if value is _REQUIRED else value)
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, "true or false", value)
         return value
 
     def number(self, key: str, default: Any = _REQUIRED) -> float:

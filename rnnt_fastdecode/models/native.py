@@ -10,7 +10,7 @@ from ..audio.mel import LogMel, MelConfig
 from ..encoder import FastConformerConfig
 from ..errors import ArgumentError, CheckpointError
 from .blueprint import Blueprint, CtcSpec, HeadSpec, LstmSpec, StatelessSpec, TransducerSpec
-from .config_reader import Config
+from .config_reader import Config, is_frame_counts
 from .tensors import read_safetensors
 from .tokenizer import CharacterTokenizer, SentencePieceTokenizer, Tokenizer
 
@@ -56,13 +56,16 @@ def _head(config: Config) -> HeadSpec:
         return CtcSpec(config.integer("vocab_size"), config.integer("blank_id"))
     if kind != "transducer":
         raise config.error("type", "transducer or ctc", kind)
+    durations = config.get("durations", ())
+    if not is_frame_counts(durations):
+        raise config.error("durations", "a list of frame counts", durations)
     return TransducerSpec(
         vocab_size=config.integer("vocab_size"),
         blank_id=config.integer("blank_id"),
         joint_width=config.integer("joint_width"),
         predictor=_predictor(config.section("predictor")),
         activation=config.text("activation"),
-        durations=tuple(config.get("durations", ())),
+        durations=tuple(durations),
         max_symbols=config.integer("max_symbols", 10),
     )
 

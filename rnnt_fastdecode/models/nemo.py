@@ -11,7 +11,7 @@ from ..audio.mel import LogMel, MelConfig
 from ..encoder import FastConformerConfig
 from ..errors import ArgumentError, CheckpointError
 from .blueprint import Blueprint, CtcSpec, HeadSpec, LstmSpec, StatelessSpec, TransducerSpec
-from .config_reader import Config
+from .config_reader import Config, is_frame_counts
 from .nemo_archive import CONFIG, read_archive
 from .tokenizer import (
     AggregateTokenizer,
@@ -185,11 +185,11 @@ def _encoder(config: Config) -> FastConformerConfig:
             d_ff=width * config.integer("ff_expansion_factor", 4),
             conv_kernel=kernel,
             subsampling_channels=width if channels == -1 else channels,
-            causal_subsampling=bool(config.get("causal_downsampling", False)),
+            causal_subsampling=config.flag("causal_downsampling", False),
             conv_norm=config.get("conv_norm_type", "batch_norm"),
             causal_conv=_is_causal(config, kernel),
-            use_bias=bool(config.get("use_bias", True)),
-            xscaling=bool(config.get("xscaling", True)),
+            use_bias=config.flag("use_bias", True),
+            xscaling=config.flag("xscaling", True),
             context_style=config.get("att_context_style", "regular"),
             contexts=tuple(contexts) if isinstance(contexts[0], list) else (tuple(contexts),),
         )
@@ -219,6 +219,7 @@ def _transducer(
     if decoder.text("_target_").endswith(".StatelessTransducerDecoder"):
         decoder.expect("normalization_mode", lambda value: value is None, "null", default=None)
         context = decoder.integer("context_size", 1)
+        decoder.expect("context_size", lambda value: value >= 1, "at least 1", default=1)
         _join_tables(weights, vocab_size, hidden, context, config.source)
         predictor = StatelessSpec(hidden, context)
     else:
@@ -241,7 +242,8 @@ def _transducer(
     extra = weights[output + "weight"].shape[0] - vocab_size
     durations = _durations(config, extra)
     greedy = config.section("decoding", {}).section("greedy", {})
-    cap = greedy.get("max_symbols") or greedy.get("max_symbols_per_step") or DEFAULT_MAX_SYMBOLS
+    cap_key = "max_symbols" if greedy.get("max_symbols") else "max_symbols_per_step"
+    cap = greedy.integer(cap_key) if greedy.get(cap_key) else DEFAULT_MAX_SYMBOLS
     spec = TransducerSpec(
         vocab_size=vocab_size,
         blank_id=vocab_size - 1,
@@ -249,7 +251,7 @@ def _transducer(
         predictor=predictor,
         activation=str(jointnet.get("activation", "relu")).lower(),
         durations=durations,
-        max_symbols=int(cap),
+        max_symbols=cap,
     )
     if spec.activation not in ("relu", "tanh", "sigmoid"):
         raise jointnet.error("activation", "relu, tanh or sigmoid", spec.activation)
@@ -270,9 +272,9 @@ def _durations(config: Config, extra: int) -> tuple[int, ...]:
         or config.section("model_defaults", {}).get("tdt_durations")
         or ()
     )
-    if len(found) != extra or any(not isinstance(value, int) or value < 0 for value in found):
+    if not is_frame_counts(found) or len(found) != extra:
         raise CheckpointError(
-            f"{config.source}: the joint has {extra} more outputs than tokens, but {len(found)} durations"
+            f"{config.source}: the joint has {extra} more outputs than tokens, but durations {found!r}"
         )
     return tuple(found)
 

@@ -11,7 +11,7 @@ from ..audio.mel import LogMel, MelConfig
 from ..encoder import FastConformerConfig
 from ..errors import ArgumentError, CheckpointError
 from .blueprint import Blueprint, CtcSpec, HeadSpec, LstmSpec, TransducerSpec
-from .config_reader import Config, read_json
+from .config_reader import Config, is_frame_counts, read_json
 from .tensors import read_safetensors
 from .tokenizer import JsonTokenizer
 
@@ -81,8 +81,8 @@ def read_transformers(path: Path, values: dict[str, Any]) -> Blueprint:
             key = key.replace(ours, theirs)
         return key
 
-    linear_bias = bool(encoder.get("attention_bias", True))
-    conv_bias = bool(encoder.get("convolution_bias", True))
+    linear_bias = encoder.flag("attention_bias", True)
+    conv_bias = encoder.flag("convolution_bias", True)
 
     def zeros(key: str) -> bool:
         """One of the two kinds of bias is absent: our layers have both or neither."""
@@ -107,9 +107,9 @@ def read_transformers(path: Path, values: dict[str, Any]) -> Blueprint:
 def _architecture(config: Config) -> str:
     found = config.get("architectures") or []
     name = found[0] if isinstance(found, list) and len(found) == 1 else None
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise config.error("architectures", f"one of {', '.join(ARCHITECTURES)}", found)
-    return str(name)
+    return name
 
 
 def _processor_config(path: Path) -> Config:
@@ -164,7 +164,7 @@ def _encoder(config: Config, extras: Config, streaming: bool, use_bias: bool) ->
             conv_norm="layer_norm" if streaming else "batch_norm",
             causal_conv=streaming,
             use_bias=use_bias,
-            xscaling=bool(config.get("scale_input", True)),
+            xscaling=config.flag("scale_input", True),
             context_style="chunked_limited" if streaming else "regular",
             contexts=_contexts(config, extras) if streaming else ((-1, -1),),
         )
@@ -184,7 +184,7 @@ def _contexts(config: Config, extras: Config) -> tuple[tuple[int, int], ...]:
     if default is None:
         default = config.integer("default_num_lookahead_tokens", 13)
     lookaheads = [default, *(value for value in supported if value != default)]
-    if not all(isinstance(value, int) and value >= 0 for value in lookaheads):
+    if not is_frame_counts(lookaheads):
         raise extras.error("supported_num_lookahead_tokens", "frame counts", lookaheads)
     return tuple((left - left % (right + 1), right) for right in lookaheads)
 
@@ -200,9 +200,7 @@ def _ctc(config: Config, weights: dict[str, Tensor]) -> HeadSpec:
 def _transducer(config: Config, name: str) -> HeadSpec:
     hidden = config.integer("decoder_hidden_size", 640)
     durations = config.get("durations", [0, 1, 2, 3, 4]) if name == "tdt" else []
-    if not isinstance(durations, list) or not all(
-        isinstance(value, int) and value >= 0 for value in durations
-    ):
+    if not is_frame_counts(durations):
         raise config.error("durations", "a list of frame counts", durations)
     config.expect(
         "hidden_act",
