@@ -3,9 +3,9 @@
     python benchmarks/decode.py [--output benchmarks/results/decode.json]
 
 Needs a CUDA device and an environment in which `import nemo` works (--prepare MODULE:FUNCTION can make it so;
---no-peer leaves NeMo out). Planted networks emit about one label in four frames, with margins that rounding does
-not bridge; TDT durations have no such margins, so that in bf16, whose logits NeMo rounds and we do not, some rows
-may part. The agreement of tokens and frames is counted.
+--no-peer leaves NeMo out). Planted networks emit about one label in four frames, with margins that rounding
+does not bridge. TDT durations have no such margins: in bf16, where NeMo rounds the logits and we do not, some
+rows may part. How many rows have the same tokens and frames is counted.
 """
 
 from __future__ import annotations
