@@ -28,12 +28,7 @@ TRANSDUCER = {"decoder_hidden_size": 48, "max_symbols_per_step": 3}
 MODELS = {
     "ctc": ("parakeet_ctc", "ParakeetForCTC", {"scale_input": False}, {}),
     "rnnt": ("parakeet_rnnt", "ParakeetForRNNT", {}, TRANSDUCER),
-    "tdt": (
-        "parakeet_tdt",
-        "ParakeetForTDT",
-        {"attention_bias": False},
-        {**TRANSDUCER, "durations": [0, 1, 2, 3, 4]},
-    ),
+    "tdt": ("parakeet_tdt", "ParakeetForTDT", {"attention_bias": False}, TRANSDUCER),
     "streaming": ("nemotron_streaming", "NemotronAsrStreamingForRNNT", {"sliding_window": 71}, TRANSDUCER),
 }
 
@@ -48,11 +43,9 @@ class Pair:
         model_class = getattr(transformers, class_name)
         vocab_size = model_class.config_class.from_pretrained(FIXTURES / fixture).vocab_size
         self.blank = vocab_size - 1
-        ids = (
-            {"pad_token_id": self.blank}
-            if kind == "ctc"
-            else {"pad_token_id": 1, "blank_token_id": self.blank}
-        )
+        ids = {"pad_token_id": self.blank if kind == "ctc" else 1}
+        if kind != "ctc":
+            ids["blank_token_id"] = self.blank
         config = model_class.config_class(
             encoder_config={**ENCODER, **encoder}, vocab_size=vocab_size, **ids, **settings
         )
@@ -66,11 +59,11 @@ class Pair:
         features, frames = load(folder, device="cpu").features(self.samples, self.lengths)
         mask = torch.arange(features.shape[1]) < frames.unsqueeze(1)
         self.inputs = {"input_features": features, "attention_mask": mask}
-        self.make_lively(settings)
+        self.make_lively(getattr(config, "durations", ()))
         self.theirs.save_pretrained(folder)
         self.ours = load(folder, device="cpu")
 
-    def make_lively(self, settings):
+    def make_lively(self, durations):
         encoded = self.theirs.encoder(**self.inputs)
         frames = encoded.last_hidden_state[encoded.attention_mask.bool()]
         if self.head == "ctc":
@@ -84,7 +77,7 @@ class Pair:
             output.bias[self.blank + 1 : self.blank + 2] -= 20.0
             self.theirs.generation_config.decoder_start_token_id = self.blank
             self.theirs.generation_config.suppress_tokens = list(
-                range(self.blank + 1, self.blank + 1 + len(settings.get("durations", [])))
+                range(self.blank + 1, self.blank + 1 + len(durations))
             )
         wanted = len(frames) // 2
         tune_blank(output.bias, self.blank, lambda: sum(len(self.generate(row)[0]) for row in (0, 1)), wanted)
@@ -94,7 +87,7 @@ class Pair:
         return {key: value[row : row + 1, :count] for key, value in self.inputs.items()}
 
     def generate(self, row, **context):
-        """Tokens and frames of one utterance by transformers: alone, since a batch goes on past a row's end."""
+        """Tokens and frames of one utterance alone: in a batch transformers goes on past the end of a row."""
         if self.head == "ctc":
             merged = torch.unique_consecutive(self.theirs.generate(**self.row(row))[0])
             return merged[merged != self.blank].tolist(), None
@@ -137,7 +130,9 @@ def test_tokens_and_frames_are_identical(pair):
     assert len(seen) >= 5
 
 
-def test_streaming_contexts_are_those_of_the_processor(pair):
-    if pair.head == "rnnt" and len(pair.ours.encoder.config.contexts) > 1:
-        assert pair.ours.encoder.config.contexts == ((70, 13), (70, 6), (70, 1), (70, 0))
-        assert pair.ours.encoder.config.context_style == "chunked_limited"
+def test_contexts_are_those_that_transformers_offers(pair):
+    config = pair.ours.encoder.config
+    if config.context_style == "regular":
+        assert config.contexts == ((-1, -1),)
+    else:
+        assert config.contexts == ((70, 13), (70, 6), (70, 1), (70, 0))
