@@ -81,7 +81,9 @@ def nemo_config(tokenizer_dir: str | None, labels: list[str] | None, **parts: di
 def nemo_transducer(
     durations: list[int], layers: int = 2, activation: str = "relu", dropout: float = 0.2
 ) -> dict:
-    tdt = {"model_type": "tdt", "durations": durations} if durations else {}
+    tdt = (
+        {"model_type": "tdt", "durations": durations, "tdt_include_token_duration": True} if durations else {}
+    )
     loss = (
         {"loss_name": "tdt", "tdt_kwargs": {"durations": durations}}
         if durations
