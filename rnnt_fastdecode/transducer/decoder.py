@@ -18,7 +18,7 @@ from .state import DecodeState
 from .weights import SUPPORTED_DTYPES, Predictor, pack_joint, pack_predictor
 
 # Frames judged at once where the caller does not say. A blank costs a frame of the window, a label ends it:
-# on a GPU a wide window saves rounds, on a CPU every frame beyond the label is wasted work.
+# on a GPU a wide window saves rounds. The CPU's loop looks ahead as far as a pass over the weights is worth.
 DEFAULT_WINDOW = {"cuda": 6, "cpu": 1}
 
 
@@ -37,7 +37,7 @@ class GreedyDecoder:
     blank_id: id of blank, anywhere in the vocabulary.
     durations: the frames that each of the N duration outputs stands for; empty for RNN-T.
     max_symbols: labels at one frame at most; None means 10, as in NeMo.
-    window: frames judged at once, >= 1; changes the speed only. None chooses by device.
+    window: frames judged at once on a GPU, >= 1; changes the speed only. None chooses.
 
     Raises
     ------
