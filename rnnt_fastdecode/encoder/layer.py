@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from .attention import RelPositionAttention
 from .config import FastConformerConfig
+from .convolution import Conv1d
 
 
 class FeedForward(nn.Module):
@@ -25,10 +26,10 @@ class Convolution(nn.Module):
         super().__init__()
         width, taps = config.d_model, config.conv_kernel
         self.padding = (taps - 1, 0) if config.causal_conv else ((taps - 1) // 2, (taps - 1) // 2)
-        self.pointwise1 = nn.Conv1d(width, 2 * width, 1, bias=config.use_bias)
-        self.depthwise = nn.Conv1d(width, width, taps, groups=width, bias=config.use_bias)
+        self.pointwise1 = Conv1d(width, 2 * width, 1, bias=config.use_bias)
+        self.depthwise = Conv1d(width, width, taps, groups=width, bias=config.use_bias)
         self.norm = nn.BatchNorm1d(width) if config.conv_norm == "batch_norm" else nn.LayerNorm(width)
-        self.pointwise2 = nn.Conv1d(width, width, 1, bias=config.use_bias)
+        self.pointwise2 = Conv1d(width, width, 1, bias=config.use_bias)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """x [B, T, D]; valid [B, T] bool: padding frames enter the depthwise convolution as zeros."""

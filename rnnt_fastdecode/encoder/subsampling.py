@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import FastConformerConfig
+from .convolution import Conv2d
 
 KERNEL = 3
 STRIDE = 2
@@ -40,8 +41,8 @@ class SeparableStage(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, KERNEL, STRIDE, groups=channels)
-        self.pointwise = nn.Conv2d(channels, channels, 1)
+        self.depthwise = Conv2d(channels, channels, KERNEL, STRIDE, groups=channels)
+        self.pointwise = Conv2d(channels, channels, 1)
 
     def forward(self, padded: Tensor) -> Tensor:
         return torch.relu(self.pointwise(self.depthwise(padded)))
@@ -55,7 +56,7 @@ class Subsampling(nn.Module):
         self.causal = config.causal_subsampling
         channels = config.subsampling_channels
         bins = subsampled_length(config.feat_in, self.causal)
-        self.conv_in = nn.Conv2d(1, channels, KERNEL, STRIDE)
+        self.conv_in = Conv2d(1, channels, KERNEL, STRIDE)
         self.stages = nn.ModuleList(SeparableStage(channels) for _ in range(STAGES - 1))
         self.out = nn.Linear(channels * bins, config.d_model)
 

@@ -169,13 +169,14 @@ def test_every_context_differs_from_full_attention():
         assert (limited[0, :16] - full[0, :16]).abs().max() > 0.1
 
 
-def test_half_precision_stays_near_the_reference():
-    encoder = make_encoder().bfloat16()
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.15), (torch.float16, 0.03)])
+def test_half_precision_stays_near_the_reference(dtype, tolerance):
+    encoder = make_encoder().to(dtype)
     features, lengths = make_batch()
-    encoded, _ = encoder(features.bfloat16(), lengths)
-    assert encoded.dtype == torch.bfloat16
-    expected = by_reference(encoder, features[0].bfloat16(), (-1, -1))
-    assert (encoded[0, : len(expected)].double() - expected).abs().max() < 0.15
+    encoded, _ = encoder(features.to(dtype), lengths)
+    assert encoded.dtype == dtype
+    expected = by_reference(encoder, features[0].to(dtype), (-1, -1))
+    assert (encoded[0, : len(expected)].double() - expected).abs().max() < tolerance
 
 
 def test_wrong_arguments_are_named():

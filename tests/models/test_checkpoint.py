@@ -1,7 +1,10 @@
 """What `load` makes of checkpoints: types, devices, formats."""
 
+import io
+
 import pytest
 import torch
+import yaml
 from models.checkpoint_tools import (
     FIXTURES,
     assert_refused,
@@ -104,6 +107,40 @@ def test_features_computed_where_the_checkpoint_has_no_filterbank(tmp_path):
     computed = load(edited_nemo(tmp_path / "model.nemo", weights=strip), device="cpu").features
     torch.testing.assert_close(computed.filterbank, with_own.filterbank, rtol=0.0, atol=1e-7)
     torch.testing.assert_close(computed.window, with_own.window, rtol=0.0, atol=1e-7)
+
+
+def with_tokenizer(members, section):
+    config = yaml.safe_load(members["model_config.yaml"])
+    config["tokenizer"] = section
+    return {**members, "model_config.yaml": yaml.safe_dump(config).encode()}
+
+
+def test_word_piece_vocabularies(tmp_path):
+    members = unpack("nemo_ctc")
+    words = ["[UNK]", *(f"word{i}" for i in range(20)), *(f"##s{i}" for i in range(27))]
+    members["abc_vocab.txt"] = "\n".join(words).encode()
+    members = with_tokenizer(members, {"type": "wpe", "vocab_path": "nemo:abc_vocab.txt"})
+    tokenizer = load(pack(tmp_path / "model.nemo", members), device="cpu").tokenizer
+    assert tokenizer.vocab_size == 48
+    assert tokenizer.decode([1, 21, 0, 2]) == "word0s0 word1"
+    assert tokenizer.words([1, 21, 0, 2]) == [("word0s0", 0, 2), ("word1", 3, 4)]
+
+
+def test_aggregate_vocabularies(tmp_path):
+    members = unpack("nemo_ctc")
+    own = yaml.safe_load(members["model_config.yaml"])["tokenizer"]
+    state = torch.load(io.BytesIO(members["model_weights.ckpt"]), weights_only=True)
+    for name in ("weight", "bias"):
+        key = f"decoder.decoder_layers.0.{name}"
+        state[key] = torch.cat((state[key][:-1], state[key]))
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    members["model_weights.ckpt"] = buffer.getvalue()
+    members = with_tokenizer(members, {"type": "agg", "langs": {"en": own, "de": own}})
+    model = load(pack(tmp_path / "model.nemo", members), device="cpu")
+    assert model.tokenizer.vocab_size == 96
+    assert model.tokenizer.pieces([5]) == model.tokenizer.pieces([53])
+    assert_works(model)
 
 
 def test_weights_of_a_type_we_do_not_run(tmp_path):
