@@ -1,7 +1,7 @@
 """Convolutions that are quick in float16 on a CPU too.
 
-Few CPUs multiply float16, and PyTorch's substitute for a convolution is ten times slower than float32. So there
-the convolution runs in float32 and its result is rounded: more exact, and the caller sees no difference in type.
+Few CPUs multiply float16, and PyTorch's substitute for a convolution is ten times slower than float32. So
+there the convolution runs in float32 and its result is rounded: more exact, and of the same type.
 """
 
 from __future__ import annotations
