@@ -33,11 +33,11 @@ _CLEAR_LINE = "\r\033[K"
 
 _NEXT_STEPS = f"""
 That was the built-in sample. Next:
-  {PROGRAM} transcribe recording.wav                              one file: wav, flac, ogg, mp3
-  {PROGRAM} transcribe FOLDER --format srt --output-dir subtitles  a folder, subtitles beside each other
-  {PROGRAM} transcribe talk.mp3 --model parakeet.nemo --format json  another model, words with times
-  {PROGRAM} info                                                  what was built, which GPU is used
-  {PROGRAM} transcribe --help                                     all options"""
+  {PROGRAM} transcribe recording.wav                   a file: wav, flac, ogg, mp3
+  {PROGRAM} transcribe FOLDER -f srt -d SUBTITLES      a folder, subtitles for each file
+  {PROGRAM} transcribe a.mp3 -m parakeet.nemo -f json  another model, words with times
+  {PROGRAM} info                                       what was built, which GPU is used
+  {PROGRAM} transcribe --help                          all options"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

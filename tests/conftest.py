@@ -32,6 +32,12 @@ def recordings_folder():
 
 
 @pytest.fixture(scope="session")
+def sample_text():
+    """What is said in the built-in sample."""
+    return "enter seven two five march third nineteen ninety eight t o r c h"
+
+
+@pytest.fixture(scope="session")
 def bundled_folder():
     """The model that comes with the package."""
     return Path(importlib.import_module("rnnt_fastdecode.models").__file__).parent / "bundled"
