@@ -1,0 +1,1 @@
+"""The recipe of the bundled model: synthetic speech, augmentation, losses, training, scoring, export."""
