@@ -1,4 +1,4 @@
-"""Log-mel: filters, framing, normalisation, padding. Equality with NeMo: tests/models/test_fixture_parity.py."""
+"""Log-mel: filters, frames, normalisation, padding. Equality with NeMo: models/test_fixture_parity.py."""
 
 import math
 
