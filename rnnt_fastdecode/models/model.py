@@ -89,8 +89,10 @@ class SpeechModel(nn.Module):
 
         Raises
         ------
-        ArgumentError: wrong shape, dtype or context.
+        ArgumentError: wrong shape, dtype, context, or a length beyond S.
         """
+        if samples.ndim == 2 and lengths.numel() > 0:
+            _check_lengths(lengths, samples.shape[1], "samples")
         features, frames = self.features(samples.to(self.device), lengths.to(self.device))
         return self.encoder(features.to(self.dtype), frames, context)
 
@@ -98,13 +100,15 @@ class SpeechModel(nn.Module):
     def decode(self, encoded: Tensor, lengths: Tensor, head: str | None = None) -> list[Hypothesis]:
         """Encoder output [B, T, D] with `lengths` [B] to one Hypothesis for each row, greedily.
 
-        Raises ArgumentError if the model has no such head.
+        Raises ArgumentError if the model has no such head, or a length lies beyond T.
         """
         name = self.default_head if head is None else head
         if name not in self.heads:
             raise ArgumentError(f"head must be one of {sorted(self.heads)}, got {name!r}")
         module = self.heads[name]
         if isinstance(module, CtcHead):
+            if lengths.numel() > 0:
+                _check_lengths(lengths, encoded.shape[1], "frames")
             return decode_ctc(module, encoded, lengths)
         if name not in self._decoders:
             assert isinstance(module, TransducerHead)
@@ -121,3 +125,11 @@ class SpeechModel(nn.Module):
     ) -> list[Transcript]:
         """Transcribe recordings; see `rnnt_fastdecode.models.transcription.transcribe`."""
         return transcribe(self, files, head, batch_size, context, on_result)
+
+
+def _check_lengths(lengths: Tensor, limit: int, unit: str) -> None:
+    least, most = (int(value) for value in torch.stack(lengths.aminmax()).tolist())
+    if least < 0 or most > limit:
+        raise ArgumentError(
+            f"lengths must lie between 0 and {limit} {unit}, got {least if least < 0 else most}"
+        )

@@ -73,6 +73,16 @@ def test_batches_without_rows_and_rows_without_audio():
         assert model.decode(encoded, lengths, head)[0].tokens == []
 
 
+@pytest.mark.parametrize("length", [-1, 16001])
+def test_lengths_beyond_the_audio_are_named(length):
+    model = load(FIXTURES / "nemo_hybrid_streaming" / "model.nemo", device="cpu")
+    with pytest.raises(ArgumentError, match=f"lengths must lie between 0 and 16000 samples, got {length}"):
+        model.encode(torch.zeros(1, 16000), torch.tensor([length]))
+    for head in model.heads:
+        with pytest.raises(ArgumentError, match="lengths must lie between 0 and 9 frames"):
+            model.decode(torch.zeros(1, 9, 24), torch.tensor([min(length, 10)]), head)
+
+
 def test_unknown_heads_are_named():
     model = load(FIXTURES / "nemo_hybrid_streaming" / "model.nemo", device="cpu")
     with pytest.raises(ArgumentError, match=r"head must be one of \['ctc', 'rnnt'\], got 'tdt'"):
