@@ -6,8 +6,8 @@
 `nemo` needs NeMo 3.0.0 with its ASR dependencies, and Python 3.11. DIR is put on the path. FUNCTION is called
 before the import, for an environment that lacks a package which NeMo imports and these models do not use.
 `transformers` needs transformers 5.17 with librosa. Each fixture is a checkpoint and expected.safetensors:
-features, encoder output, tokens, frames and durations of every utterance of waveform.py, in float32 on the CPU,
-one utterance at a time.
+features, encoder output, tokens, frames and durations of every utterance of waveform.py, computed in float32
+on the CPU, one utterance at a time.
 """
 
 from __future__ import annotations

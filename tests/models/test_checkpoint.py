@@ -1,6 +1,8 @@
 """What `load` makes of checkpoints: types, devices, formats."""
 
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -81,6 +83,15 @@ def test_lengths_beyond_the_audio_are_named(length):
     for head in model.heads:
         with pytest.raises(ArgumentError, match="lengths must lie between 0 and 9 frames"):
             model.decode(torch.zeros(1, 9, 24), torch.tensor([min(length, 10)]), head)
+
+
+def test_loading_needs_neither_nemo_nor_transformers():
+    program = (
+        "import sys, rnnt_fastdecode; [rnnt_fastdecode.load(path, device='cpu') for path in sys.argv[1:]]; "
+        "sys.exit(bool({'nemo', 'transformers', 'tokenizers', 'librosa'} & set(sys.modules)))"
+    )
+    paths = (FIXTURES / "nemo_tdt" / "model.nemo", FIXTURES / "parakeet_tdt")
+    assert subprocess.run([sys.executable, "-c", program, *paths], check=False).returncode == 0
 
 
 def test_unknown_heads_are_named():
