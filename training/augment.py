@@ -145,7 +145,7 @@ def augment_samples(samples: Tensor, lengths: Tensor, strength: float = 1.0) -> 
 
 
 def warp_features(features: Tensor, plan: Plan, probability: float = 0.6) -> Tensor:
-    """Play the features at the plan's tempo and stretch the mel axis by up to 8 %, like other vocal tracts."""
+    """Play the features at the plan's tempo and stretch the mel axis by up to 8 % (vocal tract)."""
     rows, time, bins = features.shape
     tract = torch.where(chance(rows, probability, features), uniform(rows, 0.92, 1.08, features), 1.0)
     frame = torch.arange(time, device=features.device) * plan.tempo.unsqueeze(1)

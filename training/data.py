@@ -38,8 +38,8 @@ class Plan:
 
     start, size, row, offset [P] int64 (offset = first sample in the row), rate [P] fp32; lengths [B] int64 in
     samples; tempo [B] fp32, the speed at which the features are played; frames [B] int64, the feature frames
-    after that; targets [B, U], target_lengths [B] int64. Known on the host, so that nothing waits for the GPU: the
-    longest piece and the padded length of a row, in samples, and frames and target lengths once more.
+    after that; targets [B, U], target_lengths [B] int64. Known on the host, to wait for no GPU:
+    the longest piece and the padded length of a row, in samples, and frames and target lengths once more.
     """
 
     start: Tensor
@@ -88,8 +88,8 @@ def make_group(
 class Sampler:
     """Endless plans, all rows of a plan in one bucket of lengths.
 
-    `weights(progress)` gives the share of each group in the rows, progress 0..1 through training. `difficulty`
-    below 1 keeps rows short and single.
+    `weights(progress)` gives the share of each group in the rows, progress 0..1 through training.
+    `difficulty` below 1 keeps rows short and single.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Sampler:
 
 
 def make_plan(rows: list[Row], width: int) -> Plan:
-    """The plan of a batch with rows of `width` samples; rows made too long by their tempo are played faster."""
+    """The plan of a batch with rows of `width` samples; rows that became too long are played faster."""
     pieces = [(*piece, row.rate, i) for i, row in enumerate(rows) for piece in row.pieces]
     start, size, offset, rate, index = zip(*pieces, strict=True)
     labels = -(-max(row.labels.size for row in rows) // LABEL_STEP) * LABEL_STEP

@@ -1,8 +1,7 @@
 """The transducer lattice of `losses` in Triton: one program a row, one anti-diagonal n = t + u at a time.
 
 A program holds u in its lanes and walks n upwards (alpha) or downwards (beta, and with it the gradient: the
-posterior of every edge). Diagonals pass through global memory; the barrier after each makes them visible to the
-next.
+posterior of every edge). Diagonals pass through global memory; the barrier after each shows them to the next.
 """
 
 from __future__ import annotations

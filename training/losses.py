@@ -1,12 +1,12 @@
 """Transducer losses: RNN-T (arXiv 1211.3711) and TDT (arXiv 2304.06795) on one lattice, in log space.
 
-The lattice has nodes (t, u), 0 <= t <= T_b, 0 <= u <= U_b: t frames are consumed, u labels are written. Out of
-a node with t < T_b go the edges
+The lattice has nodes (t, u), 0 <= t <= T_b, 0 <= u <= U_b: t frames are consumed, u labels written. Out of a
+node with t < T_b go the edges
     label, duration d:  (t, u) -> (t + d, u + 1),  d = 0 .. L-1
     blank, duration d:  (t, u) -> (t + d, u),      d = 1 .. K
 as far as they stay inside. The loss is -log of the sum over all paths from (0, 0) to (T_b, U_b). RNN-T is the
-case L = K = 1: a label takes no frame, a blank takes one. TDT with durations 0 .. N-1 is L = N, K = N-1: there is
-no blank of duration 0, as in decoding it never stays in place.
+case L = K = 1: a label takes no frame, a blank takes one. TDT with durations 0 .. N-1 is L = N, K = N-1:
+there is no blank of duration 0, as in decoding it never stays in place.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python -m training.tokenizer DATA OUT/tokenizer.model --pieces 256
 
-Most of the text is spelled prompts, so that letter names, digits and the like have pieces of their own; the rest
-makes small pieces for open text. With 256 pieces, read speech stays below one label in 80 ms, as CTC needs.
+Most of the text is spelled prompts, so that letter names, digits and the like have pieces of their own; the
+rest makes small pieces for open text. With 256 pieces, read speech stays below one label in 80 ms (CTC).
 """
 
 from __future__ import annotations

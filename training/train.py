@@ -5,8 +5,8 @@
 
 STORES holds an4_train, speechocean_train, kathleen (training.corpora), spelled and read (training.voices).
 The schedules of learning rate, data and difficulty follow the clock: `--seconds` is the length of the whole
-training. It can be done in parts (`--stop-after`): a later call on the same WORK resumes. WORK gets last.pt (what
-is needed to resume), average.pt (the averaged weights, half precision) and train.log.
+training. It can be done in parts (`--stop-after`): a later call on the same WORK resumes. WORK gets last.pt
+(what is needed to resume), average.pt (the averaged weights, half precision) and train.log.
 """
 
 from __future__ import annotations
