@@ -37,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--prepare", metavar="MODULE:FUNCTION", help="call this before NeMo is imported")
     parser.add_argument("--no-peer", action="store_true", help="measure without NeMo")
+    parser.add_argument("--commit", help="name the code in the record where git does not know it")
     parser.add_argument("--output", type=Path, help="write the figures to this JSON file")
     return parser.parse_args()
 
@@ -71,7 +72,7 @@ def measure(
 
 def main() -> None:
     options = arguments()
-    more = {}
+    more = {"commit": options.commit} if options.commit else {}
     if not options.no_peer:
         prepare(options.prepare)
         more["nemo"] = __import__("nemo").__version__
