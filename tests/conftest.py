@@ -22,6 +22,16 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture
+def apart(tmp_path):
+    """Options for a subprocess that must import the package under test, installed or not, from where it is.
+
+    In the working folder, which Python searches first, could lie a source tree whose ops are not built.
+    """
+    package = Path(importlib.import_module("rnnt_fastdecode").__file__).parent.parent
+    return {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(package)}}
+
+
 @pytest.fixture(scope="session")
 def recordings_folder():
     """Real recordings that are not part of the repository: $RNNT_FASTDECODE_TEST_DATA or ../shared/data."""

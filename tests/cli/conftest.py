@@ -4,12 +4,10 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import soundfile
 
-import rnnt_fastdecode
 from rnnt_fastdecode.cli import main
 
 PROGRAM = "from rnnt_fastdecode.cli import main; main()"
@@ -40,16 +38,13 @@ def run(capsys, tiny_model_folder):
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(apart):
     """start(*arguments, **options) starts the program as a process and gives its Popen."""
-    # The package under test, wherever it is: installed, or in the source tree.
-    package = str(Path(rnnt_fastdecode.__file__).parent.parent)
 
     def call(*arguments, program=PROGRAM, env=None, **options) -> subprocess.Popen:
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-        environment = {**os.environ, "PYTHONPATH": package, **(env or {})}
         command = [sys.executable, "-c", program, *arguments]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, **options)
+        return subprocess.Popen(command, cwd=apart["cwd"], env={**apart["env"], **(env or {})}, **options)
 
     return call
 

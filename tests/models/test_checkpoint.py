@@ -85,13 +85,13 @@ def test_lengths_beyond_the_audio_are_named(length):
             model.decode(torch.zeros(1, 9, 24), torch.tensor([min(length, 10)]), head)
 
 
-def test_loading_needs_neither_nemo_nor_transformers():
+def test_loading_needs_neither_nemo_nor_transformers(apart):
     program = (
         "import sys, rnnt_fastdecode; [rnnt_fastdecode.load(path, device='cpu') for path in sys.argv[1:]]; "
         "sys.exit(bool({'nemo', 'transformers', 'tokenizers', 'librosa'} & set(sys.modules)))"
     )
     paths = (FIXTURES / "nemo_tdt" / "model.nemo", FIXTURES / "parakeet_tdt")
-    assert subprocess.run([sys.executable, "-c", program, *paths], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program, *paths], check=False, **apart).returncode == 0
 
 
 def test_unknown_heads_are_named():
