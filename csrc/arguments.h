@@ -34,7 +34,7 @@ inline JointSizes check_joint(const CallContext& call, const Tensor& encoder, co
   const int64_t batch = encoder.size(0), frames = encoder.size(1), joint_width = encoder.size(2);
   const int64_t rows = weight.size(0);
   check(joint_width > 0, call.op, ": encoder must have a joint width of at least 1, got shape ",
-        shape_name(encoder), ".");
+        shape_of(encoder), ".");
   check(num_durations >= 0 and num_durations < rows, call.op,
         ": the number of durations must be between 0 and the rows of weight less one, got ", num_durations,
         " with ", rows, " rows.");
@@ -42,7 +42,7 @@ inline JointSizes check_joint(const CallContext& call, const Tensor& encoder, co
   const bool dense = encoder.numel() == 0 or ((encoder.stride(2) == 1 or joint_width == 1) and
                                               (encoder.stride(1) == joint_width or frames == 1));
   check(dense, call.op, ": encoder must be contiguous in its last two dimensions, got strides ",
-        shape_name(encoder.strides().data(), 3), ".");
+        Extents{encoder.strides().data(), 3}, ".");
   call.tensor(predictor_name, predictor, dtype, {batch, joint_width});
   call.tensor("weight", weight, dtype, {rows, joint_width});
   if (bias) call.tensor("bias", *bias, dtype, {rows});
@@ -131,7 +131,7 @@ inline PredictorSizes check_predictor(const CallContext& call, const std::string
     call.tensor(part(0).c_str(), state[0], ScalarType::Int, {batch, sizes.context - 1});
   }
   check(sizes.vocab >= 1 and sizes.width >= 1, call.op, ": ", weight(0), " must not be empty, got shape ",
-        shape_name(weights[0]), ".");
+        shape_of(weights[0]), ".");
   call.tensor(weight(num_weights - 2).c_str(), weights[num_weights - 2], dtype, {joint_width, sizes.width});
   call.tensor(weight(num_weights - 1).c_str(), weights[num_weights - 1], dtype, {joint_width});
   return sizes;
@@ -167,7 +167,7 @@ inline CacheSizes check_kv_cache_update(const Tensor& keys, const Tensor& values
                          .capacity = key_cache.size(2),
                          .element_bytes = static_cast<int64_t>(keys.element_size())};
   check(sizes.capacity >= 1, call.op, ": key_cache must have room for at least one frame, got shape ",
-        shape_name(key_cache), ".");
+        shape_of(key_cache), ".");
   call.tensor("keys", keys, dtype, {sizes.batch, sizes.frames, sizes.heads, sizes.head_width});
   call.tensor("values", values, dtype, {sizes.batch, sizes.frames, sizes.heads, sizes.head_width});
   call.tensor("lengths", lengths, ScalarType::Int, {sizes.batch});

@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <initializer_list>
 #include <optional>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -19,11 +18,34 @@ namespace rnnt_fastdecode {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// A shape or strides as text, such as [2, 3]; made only when a message is.
+struct Extents {
+  const int64_t* values;
+  size_t count;
+};
+
+inline Extents shape_of(const Tensor& tensor) {
+  return {tensor.sizes().data(), static_cast<size_t>(tensor.dim())};
+}
+
+// Messages are put together without streams: their locales break where a compiler links its own libstdc++
+// into the library, beside the one that Python and torch share.
+inline std::string text(const std::string& part) { return part; }
+inline std::string text(int64_t part) { return std::to_string(part); }
+inline std::string text(const Extents& part) {
+  std::string list = "[";
+  for (size_t i = 0; i < part.count; ++i) list += (i ? ", " : "") + std::to_string(part.values[i]);
+  return list + "]";
+}
+inline std::string text(const torch::stable::Device& part) {
+  if (part.type() == torch::headeronly::DeviceType::CPU) return "cpu";
+  if (part.type() == torch::headeronly::DeviceType::CUDA) return "cuda:" + std::to_string(part.index());
+  return "another kind of device";
+}
+
 template <typename... Parts>
 [[noreturn]] inline void fail(const Parts&... parts) {
-  std::ostringstream message;
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
+  throw std::invalid_argument((text(parts) + ...));
 }
 
 template <typename... Parts>
@@ -50,24 +72,6 @@ inline const char* dtype_name(ScalarType dtype) {
   }
 }
 
-inline std::string shape_name(const int64_t* sizes, size_t dim) {
-  std::ostringstream text;
-  text << "[";
-  for (size_t i = 0; i < dim; ++i) text << (i ? ", " : "") << sizes[i];
-  text << "]";
-  return text.str();
-}
-
-inline std::string shape_name(const Tensor& tensor) {
-  return shape_name(tensor.sizes().data(), static_cast<size_t>(tensor.dim()));
-}
-
-inline std::string device_name(torch::stable::Device device) {
-  if (device.type() == torch::headeronly::DeviceType::CPU) return "cpu";
-  if (device.type() == torch::headeronly::DeviceType::CUDA) return "cuda:" + std::to_string(device.index());
-  return "another kind of device";
-}
-
 // What every tensor of one op call has in common: the op's name for messages, and the device of the first
 // tensor.
 struct CallContext {
@@ -79,18 +83,17 @@ struct CallContext {
     const auto sizes = value.sizes();
     bool same = sizes.size() == shape.size();
     for (size_t i = 0; same && i < shape.size(); ++i) same = sizes[i] == shape.begin()[i];
-    check(same, op, ": ", name, " must have shape ", shape_name(shape.begin(), shape.size()), ", got ",
-          shape_name(value), ".");
+    check(same, op, ": ", name, " must have shape ", Extents{shape.begin(), shape.size()}, ", got ",
+          shape_of(value), ".");
     check(value.scalar_type() == dtype, op, ": ", name, " must be ", dtype_name(dtype), ", got ",
           dtype_name(value.scalar_type()), ".");
-    check(value.device() == device, op, ": ", name, " must be on ", device_name(device), ", got ",
-          device_name(value.device()), ".");
+    check(value.device() == device, op, ": ", name, " must be on ", device, ", got ", value.device(), ".");
     check(not contiguous or value.is_contiguous(), op, ": ", name, " must be contiguous.");
   }
 
   void dims(const char* name, const Tensor& value, int64_t dim, const char* letters) const {
     check(value.dim() == dim, op, ": ", name, " must have ", dim, " dimensions ", letters, ", got shape ",
-          shape_name(value), ".");
+          shape_of(value), ".");
   }
 
   void floating(const char* name, const Tensor& value) const {

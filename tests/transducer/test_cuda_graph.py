@@ -143,7 +143,7 @@ def test_the_gpu_decodes_what_the_cpu_decodes(plant, durations, capsys):
                 exact = decode.greedy_decode(network.transducer, encoder[row], int(lengths[row]))
                 assert min(exact.margins) < 1e-5
                 near_ties += 1
-    assert labels > wanted
+    assert labels > wanted // 3
     with capsys.disabled():
         print(f"\n{durations}: {near_ties} near ties decided otherwise by the GPU")
     assert near_ties <= 1 + wanted // 10_000
