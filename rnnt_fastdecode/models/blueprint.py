@@ -225,4 +225,10 @@ def _checked_device(device: torch.device | str | None) -> torch.device:
         ) from error
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ArgumentError(f"device {device!r} was asked for, but torch sees no CUDA device")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ArgumentError(
+            f"device {device!r} was asked for, but the last is cuda:{torch.cuda.device_count() - 1}"
+        )
+    if found.type not in ("cpu", "cuda"):
+        raise ArgumentError(f"device must be a CPU or a CUDA device, got {device!r}")
     return found

@@ -190,12 +190,13 @@ def test_a_wrong_argument_costs_one_line(run, wav, arguments, words):
     assert outcome.err.startswith("rnnt-fastdecode: ")
 
 
-@pytest.mark.parametrize("device", ["tpu9000", "cuda:99"])
+@pytest.mark.parametrize("device", ["tpu9000", "cuda:99", "meta"])
 def test_a_device_that_is_not_there_costs_one_line(capsys, wav, tiny_model_folder, device):
     with pytest.raises(SystemExit) as stopped:
         main(["transcribe", wav("a.wav"), "--model", str(tiny_model_folder), "--device", device])
     lines = capsys.readouterr().err.splitlines()
-    assert stopped.value.code == 1 and len(lines) == 1 and "device" in lines[0]
+    assert stopped.value.code == 1 and len(lines) == 1
+    assert lines[0].startswith("rnnt-fastdecode: device ") and device in lines[0]
 
 
 def test_an_unknown_command_costs_one_line(run):
