@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..audio.mel import LogMel
 from ..encoder import FastConformer, FastConformerConfig
 from ..errors import ArgumentError, CheckpointError
@@ -89,7 +90,7 @@ def build(
     Parameters
     ----------
     dtype: "auto" = the type that most of the checkpoint's weights have; or a torch.dtype or its name.
-    device: None = the GPU if there is one, else the CPU.
+    device: None = the GPU if there is one and the CUDA ops are built, else the CPU.
 
     Raises
     ------
@@ -216,7 +217,8 @@ def _checked_dtype(dtype: torch.dtype | str) -> torch.dtype | None:
 
 def _checked_device(device: torch.device | str | None) -> torch.device:
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        usable = ops.cuda_ops_loaded and torch.cuda.is_available()
+        return torch.device("cuda" if usable else "cpu")
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:

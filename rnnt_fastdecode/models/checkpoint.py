@@ -31,7 +31,7 @@ def load(
         streaming), a directory of this package, or "bundled" for the model that comes with it.
     dtype: "auto" keeps the type the weights are stored in; or torch.float32, torch.bfloat16, torch.float16 or
         their names. Features are always computed in float32.
-    device: None = the GPU if there is one, else the CPU.
+    device: None = the GPU if there is one and the CUDA ops are built, else the CPU.
 
     Raises
     ------

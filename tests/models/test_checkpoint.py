@@ -17,7 +17,7 @@ from models.checkpoint_tools import (
     unpack,
 )
 
-from rnnt_fastdecode import ArgumentError, load
+from rnnt_fastdecode import ArgumentError, load, ops
 
 
 def in_bfloat16(state):
@@ -171,6 +171,12 @@ def test_weights_of_a_type_we_do_not_run(tmp_path):
     path = edited_nemo(tmp_path / "a.nemo", weights=widen)
     assert_refused(path, "torch.float64")
     assert load(path, dtype="float32", device="cpu").dtype == torch.float32
+
+
+def test_a_gpu_without_cuda_ops_is_not_chosen(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(ops, "cuda_ops_loaded", False)
+    assert load(FIXTURES / "parakeet_tdt").device == torch.device("cpu")
 
 
 def test_dtypes_and_devices_that_are_none():
