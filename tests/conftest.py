@@ -32,6 +32,16 @@ def apart(tmp_path):
     return {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(package)}}
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """For tiny models: their matrices are too small to be worth sharing."""
+    torch = importlib.import_module("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def recordings_folder():
     """Real recordings, not part of the repository: the folder that RNNT_FASTDECODE_TEST_DATA names."""
