@@ -11,6 +11,7 @@ from torch import Tensor
 from rnnt_fastdecode import ops
 from rnnt_fastdecode.reference.decode import Transducer
 from rnnt_fastdecode.reference.ops import ACTIVATIONS
+from rnnt_fastdecode.transducer.loop import loop_workspace
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -215,19 +216,8 @@ class Loop:
             self.log_probs,
             self.counts,
             self.active,
-            self.workspace(),
+            loop_workspace(self.encoder.shape[0], self.window, torch.device(self.device)),
         )
-
-    def workspace(self) -> list[Tensor]:
-        if self.device == "cpu":
-            return []
-        from rnnt_fastdecode.transducer.loop import PARTIAL_WORDS, PARTIALS_PER_MULTIPROCESSOR
-
-        batch = self.encoder.shape[0]
-        count = torch.cuda.get_device_properties(self.device).multi_processor_count
-        partials = batch * self.window + PARTIALS_PER_MULTIPROCESSOR * count
-        sizes = (batch, PARTIAL_WORDS * partials)
-        return [torch.zeros(size, dtype=torch.int32, device=self.device) for size in sizes]
 
     def rounds(self, rounds: int = -1) -> int:
         """Runs the op; returns the number of active rows."""

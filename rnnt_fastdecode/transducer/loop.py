@@ -16,6 +16,16 @@ PARTIAL_WORDS = 5
 PARTIALS_PER_MULTIPROCESSOR = 16
 
 
+def loop_workspace(batch: int, window: int, device: torch.device) -> list[Tensor]:
+    """Scratch tensors of `ops.greedy_rounds_`: none on the CPU."""
+    if device.type == "cpu":
+        return []
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    partials = batch * window + PARTIALS_PER_MULTIPROCESSOR * multiprocessors
+    sizes = (batch, PARTIAL_WORDS * partials)
+    return [torch.zeros(size, dtype=torch.int32, device=device) for size in sizes]
+
+
 class LoopBuffers:
     """Everything the greedy loop reads and writes, allocated once.
 
@@ -43,15 +53,7 @@ class LoopBuffers:
         )
         self.log_probs = torch.zeros(batch, capacity, dtype=torch.float32, device=device)
         self.active = torch.zeros(1, dtype=torch.int32, device=device)
-        self.workspace = self._workspace(device) if device.type == "cuda" else []
-
-    def _workspace(self, device: torch.device) -> list[Tensor]:
-        multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-        partials = self.batch * self.rules.window + PARTIALS_PER_MULTIPROCESSOR * multiprocessors
-        return [
-            torch.zeros(self.batch, dtype=torch.int32, device=device),
-            torch.zeros(PARTIAL_WORDS * partials, dtype=torch.int32, device=device),
-        ]
+        self.workspace = loop_workspace(batch, rules.window, device)
 
     def load(self, encoder: Tensor, lengths: Tensor, state: DecodeState) -> None:
         """Put a batch into the first rows; the other rows have no frames. encoder [B, T, J] is projected."""

@@ -80,14 +80,16 @@ class CudaRunner:
             stream = torch.cuda.current_stream()
             stream.wait_event(self._finished)
             buffers = self._reserve(encoder.shape[0], encoder.shape[1])
-            buffers.load(encoder, lengths, state)
-            if self._graph is not None:
-                self._graph.launch()
-            else:
-                self._loop_on_host(buffers)
-            result = collect(buffers, encoder.shape[0], state)
-            self._finished.record(stream)
-            return result
+            try:
+                buffers.load(encoder, lengths, state)
+                if self._graph is not None:
+                    self._graph.launch()
+                else:
+                    self._loop_on_host(buffers)
+                return collect(buffers, encoder.shape[0], state)
+            finally:
+                # Also after a failure: what was launched may still use the buffers.
+                self._finished.record(stream)
 
     def _reserve(self, batch: int, frames: int) -> LoopBuffers:
         have = self._buffers
