@@ -13,7 +13,7 @@
 #include "joint_argmax.cuh"
 #include "kv_cache_update.cuh"
 #include "predictor_step.cuh"
-#include "resident.cuh"
+#include "resident/resident.cuh"
 
 namespace rnnt_fastdecode {
 namespace {

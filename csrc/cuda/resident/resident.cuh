@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "greedy_rounds.cuh"
+#include "../greedy_rounds.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
@@ -50,6 +50,7 @@ struct ResidentPlan {
   int recurrent_weights;
   int projection_weights;
   int joint_weights;
+  int column_biases;
   int sums;
   int shared_bytes;
   // Byte offsets into the scratch memory.
@@ -58,6 +59,7 @@ struct ResidentPlan {
   int64_t decisions;
   int64_t partials;
   int64_t duration_partials;
+  int64_t partial_sums;
   int64_t progress;
   int64_t scratch_bytes;
 };

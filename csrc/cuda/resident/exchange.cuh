@@ -43,12 +43,21 @@ __device__ inline void write_message(uint4* address, uint4 message) {
 
 __device__ inline uint4 empty_message() { return {kEmpty, kEmpty, kEmpty, kEmpty}; }
 
-// `message` as it was read first; reads again until it is there.
-__device__ inline void await_value(uint4& message, const uint4* address) {
-  for (int polls = 0; message.x == kEmpty; ++polls) {
-    if (polls == kPatience) __trap();
-    message = read_message(address);
-  }
+// Reads again unless the message is there; without a branch, so that many can be on their way at once.
+__device__ inline void read_if_empty(uint4& message, const uint4* address) {
+  uint64_t low = message.x | static_cast<uint64_t>(message.y) << 32;
+  uint64_t high = message.z | static_cast<uint64_t>(message.w) << 32;
+  asm volatile(
+      "{\n\t.reg .pred empty;\n\t.reg .b128 whole;\n\t"
+      "setp.eq.u32 empty, %3, 0xffffffff;\n\t"
+      "mov.b128 whole, {%0, %1};\n\t"
+      "@empty ld.relaxed.gpu.global.b128 whole, [%2];\n\t"
+      "mov.b128 {%0, %1}, whole;\n\t}"
+      : "+l"(low), "+l"(high)
+      : "l"(address), "r"(message.x)
+      : "memory");
+  message = {static_cast<unsigned>(low), static_cast<unsigned>(low >> 32), static_cast<unsigned>(high),
+             static_cast<unsigned>(high >> 32)};
 }
 
 __device__ inline uint4 await_tag(const uint4* address, unsigned tag) {
@@ -70,9 +79,22 @@ __device__ inline void await_progress(const int* address, int least) {
   int value;
   int polls = 0;
   do {
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+    asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
     if (polls++ == kPatience) __trap();
   } while (value < least);
+}
+
+// A load of constant data that stays where it is written, before the waiting that follows it.
+__device__ inline uint4 prefetch_constant(const void* address, bool wanted) {
+  uint4 out;
+  asm volatile(
+      "{\n\t.reg .pred wanted;\n\t"
+      "setp.ne.u32 wanted, %5, 0;\n\t"
+      "mov.u32 %0, 0;\n\tmov.u32 %1, 0;\n\tmov.u32 %2, 0;\n\tmov.u32 %3, 0;\n\t"
+      "@wanted ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];\n\t}"
+      : "=&r"(out.x), "=&r"(out.y), "=&r"(out.z), "=&r"(out.w)
+      : "l"(address), "r"(static_cast<unsigned>(wanted)));
+  return out;
 }
 
 }  // namespace rnnt_fastdecode::cuda

@@ -12,6 +12,7 @@ constexpr int kTile = 16;            // columns of a joint tile
 constexpr int kGates = 4;
 constexpr int kPassTiles = 4;
 constexpr int kMaxFrameTiles = 6;
+constexpr int kMaxColumnTiles = 16;
 
 int divide_up(int value, int by) { return (value + by - 1) / by; }
 int64_t aligned(int64_t bytes) { return (bytes + 127) / 128 * 128; }
@@ -57,7 +58,8 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
   out.recurrent_weights = place(shape.layers * chunks * kGates * kFragmentBytes);
   out.projection_weights = place(chunks * kFragmentBytes);
   // Of every warp, 4 floats a lane: two for each tile of 8 rows, or two for each tile of a window.
-  out.sums = place(kWarps * kFragmentBytes * std::max(kPassTiles * 2, 2 * out.frame_tiles));
+  out.sums = place(kWarps * kFragmentBytes * std::max(kPassTiles * 2, 2 * kMaxFrameTiles));
+  out.column_biases = place(kTile * kMaxColumnTiles * static_cast<int>(sizeof(float)));
   out.joint_weights = place(0);
 
   // The fewest products for the busiest block; of equal ones, the fewest weights for each.
@@ -68,7 +70,7 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
     const int column_blocks = std::min(out.blocks / slots, tiles);
     const int column_tiles = divide_up(tiles, column_blocks);
     const int size = bytes + column_tiles * joint_chunks * 2 * kFragmentBytes;
-    if (size + kResidentStaticBytes > shared_limit) {
+    if (column_tiles > kMaxColumnTiles || size + kResidentStaticBytes > shared_limit) {
       continue;
     }
     const int64_t cost = static_cast<int64_t>(column_tiles) * divide_up(groups, slots);
@@ -97,9 +99,10 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
   const int stages = std::max(shape.layers, 1);
   out.hidden_messages = reserve(kGenerations * stages * rows * out.unit_blocks * kMessage);
   out.output_messages = reserve(kGenerations * rows * out.output_blocks * kMessage);
-  out.decisions = reserve(2 * rows * kMessage);
+  out.decisions = reserve(int64_t{2} * out.blocks * rows * kMessage);
   out.partials = reserve(int64_t{rows} * shape.window * out.column_blocks * kMessage);
   out.duration_partials = reserve(int64_t{rows} * shape.window * out.duration_blocks * kMessage);
+  out.partial_sums = reserve(2 * int64_t{rows} * shape.window * out.column_blocks * kMessage);
   out.progress = reserve(out.blocks * static_cast<int64_t>(sizeof(int)));
   out.scratch_bytes = used;
   *plan = out;
