@@ -10,7 +10,6 @@ constexpr int kWarp = 32;
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarp * kWarps;
 constexpr unsigned kFullMask = 0xffffffffu;
-constexpr int kGenerations = 3;
 
 // What a block knows of its rows, in shared memory.
 struct Rows {
@@ -21,6 +20,7 @@ struct Rows {
   int history[kResidentHistory][kResidentRows];  // labels before the last, most recent first
   int symbols[kResidentRows];                    // of the rows that this block decides
   int counts[kResidentRows];
+  int labelled[kResidentRows];  // labels of this launch
 };
 
 struct Context {

@@ -1,0 +1,251 @@
+// The joint network of the resident decoder in fp32. A block judges groups of live rows for its columns,
+// eight (row, frame) pairs at a time: activated sums of encoder and predictor go to shared memory slice by
+// slice, the products' parts of the 8 warps too, and warp i merges the columns of every eighth pair. The
+// best column of each pair goes out first, the sum of the exponentials after it, when nobody waits.
+#pragma once
+
+#include "product_float.cuh"
+
+namespace rnnt_fastdecode::cuda {
+
+constexpr int kTilePairs = 8;
+
+// What a block knows of a pair after some of its tiles of columns.
+struct FloatBest {
+  unsigned order;
+  int token;
+  unsigned duration_order;
+  int duration;
+  unsigned sum_order;
+  float sum;  // of exp(logit - value_of(sum_order))
+};
+static_assert(sizeof(FloatBest) == kFloatBestBytes);
+
+// A lane multiplies LaneColumns columns: a tile has 4 times as many, at most one for each lane of a warp.
+template <int LaneColumns>
+struct FloatJoint {
+  static constexpr int kColumns = 4 * LaneColumns;
+  static constexpr int kStride = kColumns + 1;
+  using Weights = float[LaneColumns][kLaneDepth];
+
+  const Context& c;
+  const ResidentPlan& plan = c.plan;
+  const FloatPlan& layout = c.plan.single;
+  const JointProblem& joint = c.p.greedy.joint;
+  const int k = c.lane % kDepthLanes;
+  const int q = c.lane / kDepthLanes;
+  const int first_column = c.column_block * plan.column_tiles * kColumns;
+  const int frames_per_tile = kTilePairs / plan.group_rows;
+
+  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
+  // Two buffers of 8 rows.
+  __device__ float* slices(int buffer) const {
+    return floats(layout.slices) + (c.warp * 2 + buffer) * kDepthLanes * kSlice;
+  }
+  __device__ float* sums(int tile, int warp, int pair) const {
+    return floats(layout.sums) + ((tile * kWarps + warp) * kTilePairs + pair) * kStride;
+  }
+  __device__ unsigned char* live() const {
+    return c.shared + layout.row_lists + (kWarps + c.warp) * kResidentRows;
+  }
+  __device__ int weights_offset(int column_tile) const {
+    constexpr int kTileBytes = kThreads * LaneColumns * kLaneDepth * static_cast<int>(sizeof(float));
+    return layout.joint_weights < 0 ? -1 : layout.joint_weights + column_tile * kTileBytes;
+  }
+  __device__ Columns columns(int column_tile) const {
+    const int first = first_column + column_tile * kColumns + q * LaneColumns;
+    return {static_cast<const float*>(joint.weight) + static_cast<int64_t>(first) * joint.width, joint.width,
+            joint.columns() - first};
+  }
+
+  __device__ void load_weights() const {
+    for (int tile = 0; tile < plan.column_tiles && layout.joint_weights >= 0; ++tile) {
+      place_columns<LaneColumns>(c, weights_offset(tile), kThreads, threadIdx.x, columns(tile), joint.width);
+    }
+    for (int i = threadIdx.x; i < plan.column_tiles * kColumns; i += kThreads) {
+      const int column = first_column + i;
+      const bool has_bias = joint.bias != nullptr && column < joint.columns();
+      floats(layout.column_biases)[i] = has_bias ? static_cast<const float*>(joint.bias)[column] : 0.0f;
+    }
+  }
+
+  // Nothing is kept here: the outputs of the state come as messages.
+  __device__ void load_state() const {}
+
+  __device__ void judge(int round) const {
+    if (c.slot >= plan.slots) return;
+    const int count = list_rows(c, live(), [this](int row) { return !c.rows.done[row]; });
+    Weights weights;
+    for (int group = c.slot; group * plan.group_rows < count; group += plan.slots) {
+      for (int tile = 0; tile < plan.column_tiles; ++tile) {
+        if (group == c.slot || plan.column_tiles > 1) {
+          fetch_columns(c, weights, weights_offset(tile), kThreads, threadIdx.x, columns(tile), joint.width);
+        }
+        judge_group(round, group * plan.group_rows, count, tile, weights);
+      }
+    }
+  }
+
+  // The row of a pair of the group, -1 if there is none.
+  __device__ int row_of(int first_row, int count, int pair) const {
+    const int entry = first_row + pair % plan.group_rows;
+    return entry < count ? live()[entry] : -1;
+  }
+  __device__ int frames_left(int row) const {
+    return row < 0 ? 0 : min(c.rows.lengths[row] - c.rows.times[row], joint.window);
+  }
+
+  __device__ void judge_group(int round, int first_row, int count, int column_tile,
+                              const Weights& weights) const {
+    const int row = row_of(first_row, count, c.g);
+    const int left = frames_left(row);
+    const int first_frame = c.g / plan.group_rows;
+    const float* encoder = static_cast<const float*>(joint.encoder);
+    if (row >= 0) {
+      encoder += row * joint.encoder_batch_stride +
+                 static_cast<int64_t>(c.rows.times[row] + first_frame) * joint.width;
+    }
+    uint4 predicted[1][kQuads], frames[kQuads];
+    const float* const output[1] = {row < 0 ? nullptr : output_values(c, c.rows.labelled[row], row)};
+    read_frames(frames, encoder, first_frame < left);
+    request_rows(c, predicted, output, joint.width);
+    const int pairs_deep = static_cast<int>(__reduce_max_sync(kFullMask, static_cast<unsigned>(left)));
+    const int tiles = (pairs_deep + frames_per_tile - 1) / frames_per_tile;
+    await_rows(c, predicted, output);
+#pragma unroll 1
+    for (int first_tile = 0; first_tile < tiles; first_tile += layout.summed_tiles) {
+      const int here = min(layout.summed_tiles, tiles - first_tile);
+      // Somebody may still be reading what was summed up before.
+      __syncthreads();
+#pragma unroll 1
+      for (int i = 0; i < here; ++i) {
+        const int frame = (first_tile + i) * frames_per_tile + first_frame;
+        float* slice = slices(i % 2) + c.g * kSlice;
+        activate_sums(slice, frames, predicted[0]);
+        __syncwarp();
+        encoder += frames_per_tile * joint.width;
+        read_frames(frames, encoder, frame + frames_per_tile < left);
+        float parts[LaneColumns];
+        multiply<kTilePairs>(weights, slices(i % 2), k, parts);
+        float* own = sums(i, c.warp, k) + q * LaneColumns;
+#pragma unroll
+        for (int j = 0; j < LaneColumns; ++j) own[j] = parts[j];
+      }
+      __syncthreads();
+      merge(round, first_row, count, first_tile, here, column_tile);
+    }
+  }
+
+  __device__ void read_frames(uint4 (&frames)[kQuads], const float* encoder, bool wanted) const {
+#pragma unroll
+    for (int l = 0; l < kQuads; ++l) {
+      const int depth = slice_depth(c.warp, 16 * l + 4 * c.t);
+      frames[l] = prefetch_constant(encoder + depth, wanted && depth < joint.width);
+    }
+  }
+
+  __device__ void activate_sums(float* slice, const uint4 (&frames)[kQuads],
+                                const uint4 (&predicted)[kQuads]) const {
+    const bool relu = joint.activation == Activation::kRelu;
+#pragma unroll
+    for (int l = 0; l < kQuads; ++l) {
+      float4 sum{__uint_as_float(frames[l].x) + __uint_as_float(predicted[l].x),
+                 __uint_as_float(frames[l].y) + __uint_as_float(predicted[l].y),
+                 __uint_as_float(frames[l].z) + __uint_as_float(predicted[l].z),
+                 __uint_as_float(frames[l].w) + __uint_as_float(predicted[l].w)};
+      if (relu) sum = activated(sum, Activation::kRelu);
+      *reinterpret_cast<float4*>(slice + 16 * l + 4 * c.t) = sum;
+    }
+    // The code of tanh and sigmoid is long: one copy of it.
+#pragma unroll 1
+    for (int l = 0; !relu && l < kQuads; ++l) {
+      auto* own = reinterpret_cast<float4*>(slice + 16 * l + 4 * c.t);
+      *own = activated(*own, joint.activation);
+    }
+  }
+
+  __device__ static float4 activated(const float4& x, Activation activation) {
+    return {activate(x.x, activation), activate(x.y, activation), activate(x.z, activation),
+            activate(x.w, activation)};
+  }
+
+  // The columns of pair `warp` of each tile: first the best ones, then the sums.
+  __device__ void merge(int round, int first_row, int count, int first_tile, int tiles,
+                        int column_tile) const {
+    const int row = row_of(first_row, count, c.warp);
+    const int left = frames_left(row);
+    const int column = first_column + column_tile * kColumns + c.lane;
+    const bool token = c.lane < kColumns && column < joint.num_tokens;
+    const bool duration = c.lane < kColumns && column >= joint.num_tokens && column < joint.columns();
+    const float bias =
+        c.lane < kColumns ? floats(layout.column_biases)[column_tile * kColumns + c.lane] : 0.0f;
+#pragma unroll 1
+    for (int i = 0; i < tiles; ++i) {
+      const int frame = (first_tile + i) * frames_per_tile + c.warp / plan.group_rows;
+      if (frame >= left) continue;
+      float logit = bias;
+#pragma unroll
+      for (int warp = 0; warp < kWarps; ++warp) {
+        if (c.lane < kColumns) logit += sums(i, warp, c.warp)[c.lane];
+      }
+      FloatBest best = best_before(column_tile, first_tile + i);
+      take_columns(best.order, best.token, order_of(logit), column, token);
+      if (c.duration_block >= 0) {
+        take_columns(best.duration_order, best.duration, order_of(logit), column - joint.num_tokens,
+                     duration);
+      }
+      if (column_tile + 1 == plan.column_tiles) send(round, row, frame, best);
+      // Only this warp reads the pair from now on.
+      __syncwarp();
+      if (c.lane < kColumns) sums(i, 0, c.warp)[c.lane] = logit;
+      if (c.lane == 0) *best_of(first_tile + i) = best;
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int i = 0; i < tiles; ++i) {
+      const int frame = (first_tile + i) * frames_per_tile + c.warp / plan.group_rows;
+      if (frame >= left) continue;
+      const FloatBest best = *best_of(first_tile + i);
+      const float max = value_of(best.order);
+      float sum = token ? exp_below(sums(i, 0, c.warp)[c.lane], max) : 0.0f;
+#pragma unroll
+      for (int offset = 1; offset < kWarp; offset *= 2) sum += __shfl_xor_sync(kFullMask, sum, offset);
+      if (best.sum != 0.0f) sum += best.sum * expf(value_of(best.sum_order) - max);
+      if (c.lane != 0) continue;
+      best_of(first_tile + i)->sum = sum;
+      best_of(first_tile + i)->sum_order = best.order;
+      if (column_tile + 1 == plan.column_tiles) {
+        write_message(c.partial_sum(round, row, frame, c.column_block),
+                      {best.order, __float_as_uint(sum), 0, static_cast<unsigned>(round + 1)});
+      }
+    }
+  }
+
+  __device__ FloatBest* best_of(int tile) const {
+    return reinterpret_cast<FloatBest*>(c.shared + layout.best) + tile * kTilePairs + c.warp;
+  }
+  __device__ FloatBest best_before(int column_tile, int tile) const {
+    return column_tile > 0 ? *best_of(tile) : FloatBest{0, INT32_MAX, 0, INT32_MAX, 0, 0.0f};
+  }
+
+  // Merges the warp's columns that take part.
+  __device__ static void take_columns(unsigned& order, int& index, unsigned own, int own_index,
+                                      bool takes_part) {
+    const unsigned top = __reduce_max_sync(kFullMask, takes_part ? own : 0);
+    take(order, index, top, __reduce_min_sync(kFullMask, takes_part && own == top ? own_index : INT32_MAX));
+  }
+
+  __device__ void send(int round, int row, int frame, const FloatBest& best) const {
+    const unsigned tag = static_cast<unsigned>(round + 1);
+    if (c.lane == 0) {
+      write_message(c.partial(row, frame, c.column_block),
+                    {best.order, static_cast<unsigned>(best.token), 0, tag});
+    }
+    if (c.lane == 0 && c.duration_block >= 0) {
+      write_message(c.duration_partial(row, frame, c.duration_block),
+                    {best.duration_order, static_cast<unsigned>(best.duration), 0, tag});
+    }
+  }
+};
+
+}  // namespace rnnt_fastdecode::cuda

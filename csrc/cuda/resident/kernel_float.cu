@@ -1,0 +1,26 @@
+// The resident decoder in fp32, with fp32 products.
+#include "joint_float.cuh"
+#include "predictor_float.cuh"
+#include "rounds.cuh"
+
+namespace rnnt_fastdecode::cuda {
+namespace {
+
+template <int Rows, int LaneColumns>
+struct FloatStages {
+  using Step = FloatPredictor<Rows>;
+  using Joint = FloatJoint<LaneColumns>;
+  struct Memory {};
+  __device__ static Joint joint(const Context& c, Memory&) { return {.c = c}; }
+};
+
+}  // namespace
+
+template <>
+cudaError_t launch_resident<float>(const ResidentProblem& problem, cudaStream_t stream) {
+  if (problem.plan.single.lane_columns == 8) return launch<FloatStages<8, 8>>(problem, stream);
+  if (problem.greedy.joint.batch > 1) return launch<FloatStages<4, 2>>(problem, stream);
+  return launch<FloatStages<1, 2>>(problem, stream);
+}
+
+}  // namespace rnnt_fastdecode::cuda
