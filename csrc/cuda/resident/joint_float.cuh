@@ -32,37 +32,38 @@ struct FloatJoint {
   const ResidentPlan& plan = c.plan;
   const FloatPlan& layout = c.plan.single;
   const JointProblem& joint = c.p.greedy.joint;
-  const int k = c.lane % kDepthLanes;
-  const int q = c.lane / kDepthLanes;
+  Place at = Place::of_thread();
   const int first_column = c.column_block * plan.column_tiles * kColumns;
   const int frames_per_tile = kTilePairs / plan.group_rows;
 
   __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
-  // Two buffers of 8 rows.
-  __device__ float* slices(int buffer) const {
-    return floats(layout.slices) + (c.warp * 2 + buffer) * kDepthLanes * kSlice;
+  __device__ float* slices() const { return floats(layout.slices) + at.warp * layout.slice_rows * kSlice; }
+  // The lane's predictor output, behind the slices of eight pairs.
+  __device__ float* predicted() const {
+    return slices() + (kTilePairs + at.g % plan.group_rows) * kSlice + 4 * at.t;
   }
   __device__ float* sums(int tile, int warp, int pair) const {
     return floats(layout.sums) + ((tile * kWarps + warp) * kTilePairs + pair) * kStride;
   }
   __device__ unsigned char* live() const {
-    return c.shared + layout.row_lists + (kWarps + c.warp) * kResidentRows;
+    return c.shared + layout.row_lists + (kWarps + at.warp) * kResidentRows;
   }
   __device__ int weights_offset(int column_tile) const {
     constexpr int kTileBytes = kThreads * LaneColumns * kLaneDepth * static_cast<int>(sizeof(float));
     return layout.joint_weights < 0 ? -1 : layout.joint_weights + column_tile * kTileBytes;
   }
   __device__ Columns columns(int column_tile) const {
-    const int first = first_column + column_tile * kColumns + q * LaneColumns;
+    const int first = first_column + column_tile * kColumns + at.q * LaneColumns;
     return {static_cast<const float*>(joint.weight) + static_cast<int64_t>(first) * joint.width, joint.width,
             joint.columns() - first};
   }
 
   __device__ void load_weights() const {
     for (int tile = 0; tile < plan.column_tiles && layout.joint_weights >= 0; ++tile) {
-      place_columns<LaneColumns>(c, weights_offset(tile), kThreads, threadIdx.x, columns(tile), joint.width);
+      place_columns<LaneColumns>(c, weights_offset(tile), kThreads, at.thread, columns(tile), joint.width,
+                                 at);
     }
-    for (int i = threadIdx.x; i < plan.column_tiles * kColumns; i += kThreads) {
+    for (int i = at.thread; i < plan.column_tiles * kColumns; i += kThreads) {
       const int column = first_column + i;
       const bool has_bias = joint.bias != nullptr && column < joint.columns();
       floats(layout.column_biases)[i] = has_bias ? static_cast<const float*>(joint.bias)[column] : 0.0f;
@@ -72,14 +73,16 @@ struct FloatJoint {
   // Nothing is kept here: the outputs of the state come as messages.
   __device__ void load_state() const {}
 
-  __device__ void judge(int round) const {
+  __device__ void judge(int round) {
+    at = Place::of_thread();
     if (c.slot >= plan.slots) return;
     const int count = list_rows(c, live(), [this](int row) { return !c.rows.done[row]; });
     Weights weights;
     for (int group = c.slot; group * plan.group_rows < count; group += plan.slots) {
       for (int tile = 0; tile < plan.column_tiles; ++tile) {
         if (group == c.slot || plan.column_tiles > 1) {
-          fetch_columns(c, weights, weights_offset(tile), kThreads, threadIdx.x, columns(tile), joint.width);
+          fetch_columns(c, weights, weights_offset(tile), kThreads, at.thread, columns(tile), joint.width,
+                        at);
         }
         judge_group(round, group * plan.group_rows, count, tile, weights);
       }
@@ -97,21 +100,24 @@ struct FloatJoint {
 
   __device__ void judge_group(int round, int first_row, int count, int column_tile,
                               const Weights& weights) const {
-    const int row = row_of(first_row, count, c.g);
+    const int row = row_of(first_row, count, at.g);
     const int left = frames_left(row);
-    const int first_frame = c.g / plan.group_rows;
+    const int first_frame = at.g / plan.group_rows;
     const float* encoder = static_cast<const float*>(joint.encoder);
     if (row >= 0) {
       encoder += row * joint.encoder_batch_stride +
                  static_cast<int64_t>(c.rows.times[row] + first_frame) * joint.width;
     }
-    uint4 predicted[1][kQuads], frames[kQuads];
-    const float* const output[1] = {row < 0 ? nullptr : output_values(c, c.rows.labelled[row], row)};
+    uint4 x[kQuads], frames[kQuads];
+    const float* output = row < 0 ? nullptr : output_values(c, c.rows.labelled[row], row);
     read_frames(frames, encoder, first_frame < left);
-    request_rows(c, predicted, output, joint.width);
+    request_rows(at, x, output, joint.width);
     const int pairs_deep = static_cast<int>(__reduce_max_sync(kFullMask, static_cast<unsigned>(left)));
     const int tiles = (pairs_deep + frames_per_tile - 1) / frames_per_tile;
-    await_rows(c, predicted, output);
+    await_rows(at, x, output);
+    __syncwarp();
+#pragma unroll
+    for (int l = 0; l < kQuads; ++l) *reinterpret_cast<uint4*>(predicted() + 16 * l) = x[l];
 #pragma unroll 1
     for (int first_tile = 0; first_tile < tiles; first_tile += layout.summed_tiles) {
       const int here = min(layout.summed_tiles, tiles - first_tile);
@@ -120,14 +126,14 @@ struct FloatJoint {
 #pragma unroll 1
       for (int i = 0; i < here; ++i) {
         const int frame = (first_tile + i) * frames_per_tile + first_frame;
-        float* slice = slices(i % 2) + c.g * kSlice;
-        activate_sums(slice, frames, predicted[0]);
+        __syncwarp();
+        activate_sums(slices() + at.g * kSlice + 4 * at.t, frames);
         __syncwarp();
         encoder += frames_per_tile * joint.width;
         read_frames(frames, encoder, frame + frames_per_tile < left);
         float parts[LaneColumns];
-        multiply<kTilePairs>(weights, slices(i % 2), k, parts);
-        float* own = sums(i, c.warp, k) + q * LaneColumns;
+        multiply<kTilePairs>(weights, slices(), at.k, parts);
+        float* own = sums(i, at.warp, at.k) + at.q * LaneColumns;
 #pragma unroll
         for (int j = 0; j < LaneColumns; ++j) own[j] = parts[j];
       }
@@ -139,27 +145,26 @@ struct FloatJoint {
   __device__ void read_frames(uint4 (&frames)[kQuads], const float* encoder, bool wanted) const {
 #pragma unroll
     for (int l = 0; l < kQuads; ++l) {
-      const int depth = slice_depth(c.warp, 16 * l + 4 * c.t);
+      const int depth = slice_depth(at.warp, 16 * l + 4 * at.t);
       frames[l] = prefetch_constant(encoder + depth, wanted && depth < joint.width);
     }
   }
 
-  __device__ void activate_sums(float* slice, const uint4 (&frames)[kQuads],
-                                const uint4 (&predicted)[kQuads]) const {
+  // The lane's part of a pair's slice.
+  __device__ void activate_sums(float* slice, const uint4 (&frames)[kQuads]) const {
     const bool relu = joint.activation == Activation::kRelu;
 #pragma unroll
     for (int l = 0; l < kQuads; ++l) {
-      float4 sum{__uint_as_float(frames[l].x) + __uint_as_float(predicted[l].x),
-                 __uint_as_float(frames[l].y) + __uint_as_float(predicted[l].y),
-                 __uint_as_float(frames[l].z) + __uint_as_float(predicted[l].z),
-                 __uint_as_float(frames[l].w) + __uint_as_float(predicted[l].w)};
+      const float4 other = *reinterpret_cast<const float4*>(predicted() + 16 * l);
+      float4 sum{__uint_as_float(frames[l].x) + other.x, __uint_as_float(frames[l].y) + other.y,
+                 __uint_as_float(frames[l].z) + other.z, __uint_as_float(frames[l].w) + other.w};
       if (relu) sum = activated(sum, Activation::kRelu);
-      *reinterpret_cast<float4*>(slice + 16 * l + 4 * c.t) = sum;
+      *reinterpret_cast<float4*>(slice + 16 * l) = sum;
     }
     // The code of tanh and sigmoid is long: one copy of it.
 #pragma unroll 1
     for (int l = 0; !relu && l < kQuads; ++l) {
-      auto* own = reinterpret_cast<float4*>(slice + 16 * l + 4 * c.t);
+      auto* own = reinterpret_cast<float4*>(slice + 16 * l);
       *own = activated(*own, joint.activation);
     }
   }
@@ -172,7 +177,7 @@ struct FloatJoint {
   // The columns of pair `warp` of each tile: first the best ones, then the sums.
   __device__ void merge(int round, int first_row, int count, int first_tile, int tiles,
                         int column_tile) const {
-    const int row = row_of(first_row, count, c.warp);
+    const int row = row_of(first_row, count, at.warp);
     const int left = frames_left(row);
     const int column = first_column + column_tile * kColumns + c.lane;
     const bool token = c.lane < kColumns && column < joint.num_tokens;
@@ -181,12 +186,12 @@ struct FloatJoint {
         c.lane < kColumns ? floats(layout.column_biases)[column_tile * kColumns + c.lane] : 0.0f;
 #pragma unroll 1
     for (int i = 0; i < tiles; ++i) {
-      const int frame = (first_tile + i) * frames_per_tile + c.warp / plan.group_rows;
+      const int frame = (first_tile + i) * frames_per_tile + at.warp / plan.group_rows;
       if (frame >= left) continue;
       float logit = bias;
 #pragma unroll
       for (int warp = 0; warp < kWarps; ++warp) {
-        if (c.lane < kColumns) logit += sums(i, warp, c.warp)[c.lane];
+        if (c.lane < kColumns) logit += sums(i, warp, at.warp)[c.lane];
       }
       FloatBest best = best_before(column_tile, first_tile + i);
       take_columns(best.order, best.token, order_of(logit), column, token);
@@ -197,17 +202,17 @@ struct FloatJoint {
       if (column_tile + 1 == plan.column_tiles) send(round, row, frame, best);
       // Only this warp reads the pair from now on.
       __syncwarp();
-      if (c.lane < kColumns) sums(i, 0, c.warp)[c.lane] = logit;
+      if (c.lane < kColumns) sums(i, 0, at.warp)[c.lane] = logit;
       if (c.lane == 0) *best_of(first_tile + i) = best;
     }
     __syncwarp();
 #pragma unroll 1
     for (int i = 0; i < tiles; ++i) {
-      const int frame = (first_tile + i) * frames_per_tile + c.warp / plan.group_rows;
+      const int frame = (first_tile + i) * frames_per_tile + at.warp / plan.group_rows;
       if (frame >= left) continue;
       const FloatBest best = *best_of(first_tile + i);
       const float max = value_of(best.order);
-      float sum = token ? exp_below(sums(i, 0, c.warp)[c.lane], max) : 0.0f;
+      float sum = token ? exp_below(sums(i, 0, at.warp)[c.lane], max) : 0.0f;
 #pragma unroll
       for (int offset = 1; offset < kWarp; offset *= 2) sum += __shfl_xor_sync(kFullMask, sum, offset);
       if (best.sum != 0.0f) sum += best.sum * expf(value_of(best.sum_order) - max);
@@ -222,7 +227,7 @@ struct FloatJoint {
   }
 
   __device__ FloatBest* best_of(int tile) const {
-    return reinterpret_cast<FloatBest*>(c.shared + layout.best) + tile * kTilePairs + c.warp;
+    return reinterpret_cast<FloatBest*>(c.shared + layout.best) + tile * kTilePairs + at.warp;
   }
   __device__ FloatBest best_before(int column_tile, int tile) const {
     return column_tile > 0 ? *best_of(tile) : FloatBest{0, INT32_MAX, 0, INT32_MAX, 0, 0.0f};

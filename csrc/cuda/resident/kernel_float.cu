@@ -18,8 +18,9 @@ struct FloatStages {
 
 template <>
 cudaError_t launch_resident<float>(const ResidentProblem& problem, cudaStream_t stream) {
-  if (problem.plan.single.lane_columns == 8) return launch<FloatStages<8, 8>>(problem, stream);
-  if (problem.greedy.joint.batch > 1) return launch<FloatStages<4, 2>>(problem, stream);
+  const int rows = problem.plan.single.product_rows;
+  if (rows == 8) return launch<FloatStages<8, 8>>(problem, stream);
+  if (rows == 4) return launch<FloatStages<4, 2>>(problem, stream);
   return launch<FloatStages<1, 2>>(problem, stream);
 }
 

@@ -52,6 +52,7 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
   // Few rows leave no time to a block with many columns.
   const int columns = shape.num_tokens + shape.num_durations;
   single.lane_columns = rows <= 4 && columns <= 8 * out.blocks ? 2 : 8;
+  single.product_rows = single.lane_columns == 8 ? 8 : rows > 1 ? 4 : 1;
   const int tile_columns = 4 * single.lane_columns;
   const int column_tiles = divide_up(columns, tile_columns);
   out.column_tiles = divide_up(column_tiles, out.blocks);
@@ -70,10 +71,12 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
     return offset;
   };
   const int layer_units = shape.layers * rows * kFloatUnits;
-  const int gate_sums = 2 * kWarps * 2 * kTilePairs * kFloatUnits * kGates * kFloat;
+  const int pass_rows = float_pass_rows(single.product_rows);
+  const int gate_sums = 2 * kWarps * pass_rows * kFloatUnits * kGates * kFloat;
   const int tile_sums = kWarps * kTilePairs * (tile_columns + 1) * kFloat;
+  single.slice_rows = std::max(pass_rows, kTilePairs + out.group_rows);
   single.summed_tiles = std::min(out.frame_tiles, kMaxSummedTiles);
-  single.slices = place(2 * kTilePairs * kFloatWidth * kFloat);
+  single.slices = place(single.slice_rows * kFloatWidth * kFloat);
   single.sums = place(std::max(gate_sums, single.summed_tiles * tile_sums));
   single.cells = place(layer_units * kFloat);
   single.recurrent_sums = place(layer_units * kGates * kFloat);

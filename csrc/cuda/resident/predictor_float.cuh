@@ -11,28 +11,25 @@ namespace rnnt_fastdecode::cuda {
 template <int Rows>
 struct FloatPredictor {
   static constexpr int kGates = 4;
-  static constexpr int kGroups = Rows == 8 ? 2 : 1;  // of 8 rows, in a pass
-  static constexpr int kPass = 8 * kGroups;
+  static constexpr int kPass = float_pass_rows(Rows);   // between two barriers
+  static constexpr int kStage = kPass < 8 ? kPass : 8;  // that a warp copies into its slices at a time
   static constexpr int kLaneOutputs = kFloatOutputs / 2;
   using GateWeights = float[kFloatUnits][kLaneDepth];
   using OutputWeights = float[kLaneOutputs][kLaneDepth];
-  using Values = uint4[kGroups][kQuads];
 
   const Context& c;
   const ResidentProblem& p = c.p;
   const ResidentPlan& plan = c.plan;
   const FloatPlan& layout = c.plan.single;
-  const int k = c.lane % kDepthLanes;
-  const int q = c.lane / kDepthLanes;  // the gate of a lane
+  Place at = Place::of_thread();
   const int first_unit = c.block * layout.units;
   const int first_output = c.block * layout.outputs;
   const int units = c.has_units ? min(layout.units, p.width - first_unit) : 0;
   const int outputs = c.has_outputs ? min(layout.outputs, p.greedy.joint.width - first_output) : 0;
-  float4 gate_bias;   // of layer 1 and the unit of this thread
   float output_bias;  // of the output of this thread
 
   __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
-  __device__ float* slices() const { return floats(layout.slices) + c.warp * 2 * kDepthLanes * kSlice; }
+  __device__ float* slices() const { return floats(layout.slices) + at.warp * layout.slice_rows * kSlice; }
   __device__ float* cell(int layer, int row, int unit) const {
     return floats(layout.cells) + (layer * c.batch + row) * kFloatUnits + unit;
   }
@@ -42,9 +39,9 @@ struct FloatPredictor {
   }
   // One of two arrays [warp][slot][unit][gate]; the outputs' is [warp][slot][output].
   __device__ float* sums(int array) const {
-    return floats(layout.sums) + array * kWarps * 2 * kDepthLanes * kFloatUnits * kGates;
+    return floats(layout.sums) + array * kWarps * kPass * kFloatUnits * kGates;
   }
-  __device__ unsigned char* list() const { return c.shared + layout.row_lists + c.warp * kResidentRows; }
+  __device__ unsigned char* list() const { return c.shared + layout.row_lists + at.warp * kResidentRows; }
   __device__ float* hidden_message(int stage, int round, int row) const {
     const int64_t index = (stage * kGenerations + round % kGenerations) * c.batch + row;
     return reinterpret_cast<float*>(p.scratch + plan.hidden_messages) + index * p.width;
@@ -56,42 +53,39 @@ struct FloatPredictor {
   __device__ Columns gate_columns(int layer, bool recurrent) const {
     const int64_t width = p.width;
     const float* first =
-        static_cast<const float*>(p.weight) + ((layer * kGates + q) * width + first_unit) * 2 * width;
+        static_cast<const float*>(p.weight) + ((layer * kGates + at.q) * width + first_unit) * 2 * width;
     return {first + (recurrent ? width : 0), 2 * width, units};
   }
   __device__ Columns output_columns() const {
-    const int first = q / 2 * kLaneOutputs;
+    const int first = at.q / 2 * kLaneOutputs;
     return {static_cast<const float*>(p.projection) + static_cast<int64_t>(first_output + first) * p.width,
             p.width, outputs - first};
   }
-  __device__ int output_entry() const { return (c.warp * 2 + q / 2) * kDepthLanes + k; }
+  __device__ int output_entry() const { return (at.warp * 2 + at.q / 2) * kDepthLanes + at.k; }
 
   __device__ void fetch_gates(GateWeights& weights, int layer, bool recurrent) const {
     const int offset = recurrent ? layout.recurrent_weights[layer] : layout.input_weights;
-    fetch_columns(c, weights, offset, kThreads, threadIdx.x, gate_columns(layer, recurrent), p.width);
+    fetch_columns(c, weights, offset, kThreads, at.thread, gate_columns(layer, recurrent), p.width, at);
   }
 
   __device__ void load_weights() {
     for (int layer = 0; c.has_units && layer < p.layers; ++layer) {
       if (layout.recurrent_weights[layer] < 0) continue;
-      place_columns<kFloatUnits>(c, layout.recurrent_weights[layer], kThreads, threadIdx.x,
-                                 gate_columns(layer, true), p.width);
+      place_columns<kFloatUnits>(c, layout.recurrent_weights[layer], kThreads, at.thread,
+                                 gate_columns(layer, true), p.width, at);
     }
     if (c.has_units && p.layers > 1) {
       if (layout.input_weights >= 0) {
-        place_columns<kFloatUnits>(c, layout.input_weights, kThreads, threadIdx.x, gate_columns(1, false),
-                                   p.width);
+        place_columns<kFloatUnits>(c, layout.input_weights, kThreads, at.thread, gate_columns(1, false),
+                                   p.width, at);
       }
-      const int unit = threadIdx.x % kFloatUnits;
-      const float* bias = p.bias + 4 * p.width + first_unit + unit;
-      if (unit < units) gate_bias = {bias[0], bias[p.width], bias[2 * p.width], bias[3 * p.width]};
     }
     if (c.has_outputs) {
       if (layout.projection_weights >= 0) {
         place_columns<kLaneOutputs>(c, layout.projection_weights, kThreads / 2, output_entry(),
-                                    output_columns(), p.width);
+                                    output_columns(), p.width, at);
       }
-      const int output = threadIdx.x % kFloatOutputs;
+      const int output = at.thread % kFloatOutputs;
       if (output < outputs) {
         output_bias = static_cast<const float*>(p.projection_bias)[first_output + output];
       }
@@ -101,30 +95,28 @@ struct FloatPredictor {
   // Needs the weights.
   __device__ void load_state() {
     for (int layer = 0; c.has_units && layer < p.layers; ++layer) {
-      for (int i = threadIdx.x; i < c.batch * kFloatUnits; i += kThreads) {
+      for (int i = at.thread; i < c.batch * kFloatUnits; i += kThreads) {
         const int row = i / kFloatUnits, unit = i % kFloatUnits;
         if (unit < units) *cell(layer, row, unit) = p.cell[state_index(layer, row, first_unit + unit)];
       }
       GateWeights weights;
       fetch_gates(weights, layer, true);
-      for (int first = 0; first < c.batch; first += kPass) {
-        Values x;
+      for (int first = 0; first < c.batch; first += kStage) {
+        uint4 x[kQuads];
+        const int row = first + at.g;
 #pragma unroll
-        for (int i = 0; i < kGroups; ++i) {
-          const int row = first + 8 * i + c.g;
-#pragma unroll
-          for (int l = 0; l < kQuads; ++l) {
-            const int depth = slice_depth(c.warp, 16 * l + 4 * c.t);
-            x[i][l] = prefetch_constant(static_cast<const float*>(p.hidden) + state_index(layer, row, depth),
-                                        row < c.batch && depth < p.width);
-          }
+        for (int l = 0; l < kQuads; ++l) {
+          const int depth = slice_depth(at.warp, 16 * l + 4 * at.t);
+          const bool wanted = at.g < kStage && row < c.batch && depth < p.width;
+          x[l] =
+              prefetch_constant(static_cast<const float*>(p.hidden) + state_index(layer, row, depth), wanted);
         }
-        stage(x);
-        const int rows = min(kPass, c.batch - first);
-        gate_parts(weights, sums(0), rows);
+        stage(x, 0);
+        const int rows = min(kStage, c.batch - first);
+        gate_parts(weights, sums(0), 0, rows);
         __syncthreads();
-        const int slot = threadIdx.x / kFloatUnits, unit = threadIdx.x % kFloatUnits;
-        if (slot < rows && unit < units) *recurrent_sum(layer, first + slot, unit) = gate_sum(sums(0));
+        const int slot = at.thread / kFloatUnits, unit = at.thread % kFloatUnits;
+        if (slot < rows && unit < units) keep_recurrent(layer, first + slot, unit, sums(0));
         __syncthreads();
       }
     }
@@ -164,59 +156,66 @@ struct FloatPredictor {
     }
   }
 
-  __device__ void stage(const Values& x) const {
+  // Up to eight rows of a pass from slot `first` on.
+  __device__ void stage(const uint4 (&x)[kQuads], int first) const {
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < kGroups; ++i) {
-#pragma unroll
-      for (int l = 0; l < kQuads; ++l) {
-        float* slice = slices() + (8 * i + c.g) * kSlice;
-        *reinterpret_cast<uint4*>(slice + 16 * l + 4 * c.t) = x[i][l];
-      }
+    for (int l = 0; l < kQuads; ++l) {
+      *reinterpret_cast<uint4*>(slices() + (first + at.g) * kSlice + 16 * l + 4 * at.t) = x[l];
     }
     __syncwarp();
   }
 
-  // This warp's parts of the gates of the staged rows; thread `slot * kFloatUnits + unit` adds them up.
-  __device__ void gate_parts(const GateWeights& weights, float* all, int rows) const {
+  // This warp's parts of the gates of staged rows; thread `slot * kFloatUnits + unit` adds them up.
+  __device__ void gate_parts(const GateWeights& weights, float* all, int first, int end) const {
 #pragma unroll 1
-    for (int first = 0; first < rows; first += Rows) {
+    for (; first < end; first += Rows) {
       float parts[kFloatUnits];
-      multiply<Rows>(weights, slices() + first * kSlice, k, parts);
-      float* own = all + ((c.warp * kPass + first + k) * kFloatUnits) * kGates + q;
+      multiply<Rows>(weights, slices() + first * kSlice, at.k, parts);
+      float* own = all + ((at.warp * kPass + first + at.k) * kFloatUnits) * kGates + at.q;
 #pragma unroll
       for (int unit = 0; unit < kFloatUnits; ++unit) {
-        if (k < Rows) own[unit * kGates] = parts[unit];
+        if (at.k < Rows) own[unit * kGates] = parts[unit];
       }
     }
   }
-  __device__ static float4 gate_sum(const float* all) {
+  __device__ float4 gate_sum(const float* all) const {
     float4 total{0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int warp = 0; warp < kWarps; ++warp) {
-      total = add(total, reinterpret_cast<const float4*>(all)[warp * kPass * kFloatUnits + threadIdx.x]);
+      total = add(total, reinterpret_cast<const float4*>(all)[warp * kPass * kFloatUnits + at.thread]);
     }
     return total;
+  }
+
+  // The recurrent half of a unit's gates for the next step, with the bias that layer 0 has in its table.
+  __device__ void keep_recurrent(int layer, int row, int unit, const float* all) const {
+    float4 total = gate_sum(all);
+    if (layer > 0) {
+      const float* bias = p.bias + kGates * p.width + first_unit + unit;
+      total = add(total, {bias[0], bias[p.width], bias[2 * p.width], bias[3 * p.width]});
+    }
+    *recurrent_sum(layer, row, unit) = total;
   }
 
   // Likewise the outputs, by thread `slot * kFloatOutputs + output`; neighbouring q take different rows.
   __device__ void output_parts(const OutputWeights& weights, float* all, int rows) const {
 #pragma unroll 1
     for (int first = 0; first < rows; first += 2 * Rows) {
-      const int slot = first + q % 2 * Rows;
+      const int slot = first + at.q % 2 * Rows;
       float parts[kLaneOutputs];
-      multiply<Rows>(weights, slices() + slot * kSlice, k, parts);
-      float* own = all + (c.warp * kPass + slot + k) * kFloatOutputs + q / 2 * kLaneOutputs;
+      multiply<Rows>(weights, slices() + slot * kSlice, at.k, parts);
+      float* own = all + (at.warp * kPass + slot + at.k) * kFloatOutputs + at.q / 2 * kLaneOutputs;
 #pragma unroll
       for (int output = 0; output < kLaneOutputs; ++output) {
-        if (k < Rows) own[output] = parts[output];
+        if (at.k < Rows && slot < kPass) own[output] = parts[output];
       }
     }
   }
   __device__ float output_sum(const float* all) const {
     float total = output_bias;
 #pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) total += all[warp * kPass * kFloatOutputs + threadIdx.x];
+    for (int warp = 0; warp < kWarps; ++warp) total += all[warp * kPass * kFloatOutputs + at.thread];
     return total;
   }
 
@@ -235,6 +234,12 @@ struct FloatPredictor {
     p.cell[index] = next;
   }
 
+  __device__ void send_output(int row, int output, float value) const {
+    write_value(output_values(c, c.rows.labelled[row], row) + first_output + output, value);
+    const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + first_output + output;
+    static_cast<float*>(p.output)[index] = value;
+  }
+
   // Sum of the context's embeddings of a unit, most recent label first.
   __device__ float embed(int row, int label, int unit) const {
     float sum = 0.0f;
@@ -250,7 +255,7 @@ struct FloatPredictor {
 
   __device__ void shift_history(int round) const {
     __syncthreads();
-    for (int row = threadIdx.x; row < c.batch; row += kThreads) {
+    for (int row = at.thread; row < c.batch; row += kThreads) {
       const int label = c.labels(round)[row];
       if (label < 0) continue;
       for (int i = p.context_size - 2; i > 0; --i) c.rows.history[i][row] = c.rows.history[i - 1][row];
@@ -259,7 +264,7 @@ struct FloatPredictor {
   }
 
   __device__ void first_stage(int round, int count) const {
-    for (int i = threadIdx.x; i < count * kFloatUnits; i += kThreads) {
+    for (int i = at.thread; i < count * kFloatUnits; i += kThreads) {
       const int row = list()[i / kFloatUnits], unit = i % kFloatUnits;
       if (unit >= units) continue;
       const int label = c.labels(round)[row];
@@ -274,85 +279,82 @@ struct FloatPredictor {
     if (p.context_size > 1) shift_history(round);
   }
 
-  // Where the lanes find the hidden values of the pass that starts at list entry `first`.
-  __device__ void find_rows(const float* (&rows)[kGroups], int stage, int round, int first, int count) const {
-#pragma unroll
-    for (int i = 0; i < kGroups; ++i) {
-      const int entry = first + 8 * i + c.g;
-      rows[i] = entry < count ? hidden_message(stage, round, list()[entry]) : nullptr;
-    }
+  // Where a lane finds the hidden values of its row of those from list entry `first` on.
+  __device__ const float* find_row(int stage, int round, int first, int count) const {
+    const int entry = first + at.g;
+    return at.g < kStage && entry < count ? hidden_message(stage, round, list()[entry]) : nullptr;
   }
 
   __device__ void second_stage(int round, int count) const {
     GateWeights input, recurrent;
-    Values x;
-    const float* rows[kGroups];
-    find_rows(rows, 0, round, 0, count);
+    uint4 x[kQuads];
+    const float* row = find_row(0, round, 0, count);
     fetch_gates(input, 1, false);
     fetch_gates(recurrent, 0, true);
-    request_rows(c, x, rows, p.width);
+    request_rows(at, x, row, p.width);
 #pragma unroll 1
     for (int first = 0; first < count; first += kPass) {
-      await_rows(c, x, rows);
-      stage(x);
-      find_rows(rows, 0, round, first + kPass, count);
-      request_rows(c, x, rows, p.width);
       const int here = min(kPass, count - first);
-      const int slot = threadIdx.x / kFloatUnits, unit = threadIdx.x % kFloatUnits;
+#pragma unroll 1
+      for (int slot = 0; slot < here; slot += kStage) {
+        await_rows(at, x, row);
+        stage(x, slot);
+        row = find_row(0, round, first + slot + kStage, count);
+        request_rows(at, x, row, p.width);
+        gate_parts(input, sums(0), slot, min(here, slot + kStage));
+      }
+      const int slot = at.thread / kFloatUnits, unit = at.thread % kFloatUnits;
       const bool own = slot < here && unit < units;
-      const int row = own ? list()[first + slot] : 0;
-      gate_parts(input, sums(0), here);
+      const int own_row = own ? list()[first + slot] : 0;
       __syncthreads();
       if (own) {
-        const float4 gate = add(gate_sum(sums(0)), *recurrent_sum(1, row, unit));
-        send_cell(1, round, row, unit, add(gate, gate_bias));
+        send_cell(1, round, own_row, unit, add(gate_sum(sums(0)), *recurrent_sum(1, own_row, unit)));
       }
-      gate_parts(recurrent, sums(1), here);
+      gate_parts(recurrent, sums(1), 0, here);
       __syncthreads();
-      if (own) *recurrent_sum(0, row, unit) = gate_sum(sums(1));
+      if (own) keep_recurrent(0, own_row, unit, sums(1));
     }
   }
 
   __device__ void project(int round, int count) const {
-    const int stage_index = c.stages() - 1;
+    const int last_stage = c.stages() - 1;
+    const bool has_recurrent = c.has_units && p.layers > 0;
     OutputWeights projection;
     GateWeights recurrent;
-    Values x;
-    const float* rows[kGroups];
-    const bool has_recurrent = c.has_units && p.layers > 0;
-    find_rows(rows, stage_index, round, 0, count);
+    uint4 x[kQuads];
+    const float* row = find_row(last_stage, round, 0, count);
     fetch_columns(c, projection, layout.projection_weights, kThreads / 2, output_entry(), output_columns(),
-                  p.width);
-    if (has_recurrent) fetch_gates(recurrent, stage_index, true);
-    request_rows(c, x, rows, p.width);
+                  p.width, at);
+    if (has_recurrent) fetch_gates(recurrent, last_stage, true);
+    request_rows(at, x, row, p.width);
 #pragma unroll 1
     for (int first = 0; first < count; first += kPass) {
-      await_rows(c, x, rows);
-      stage(x);
-      find_rows(rows, stage_index, round, first + kPass, count);
-      request_rows(c, x, rows, p.width);
       const int here = min(kPass, count - first);
+#pragma unroll 1
+      for (int slot = 0; slot < here; slot += kStage) {
+        await_rows(at, x, row);
+        stage(x, slot);
+        row = find_row(last_stage, round, first + slot + kStage, count);
+        request_rows(at, x, row, p.width);
+      }
       if (c.has_outputs) output_parts(projection, sums(0), here);
       __syncthreads();
-      const int output = threadIdx.x % kFloatOutputs;
-      if (threadIdx.x / kFloatOutputs < here && output < outputs) {
-        const int row = list()[first + threadIdx.x / kFloatOutputs];
-        const float value = output_sum(sums(0));
-        write_value(output_values(c, c.rows.labelled[row], row) + first_output + output, value);
-        const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + first_output + output;
-        static_cast<float*>(p.output)[index] = value;
+      const int output = at.thread % kFloatOutputs;
+      if (at.thread / kFloatOutputs < here && output < outputs) {
+        send_output(list()[first + at.thread / kFloatOutputs], output, output_sum(sums(0)));
       }
-      if (has_recurrent) gate_parts(recurrent, sums(1), here);
+      if (has_recurrent) gate_parts(recurrent, sums(1), 0, here);
       __syncthreads();
-      const int slot = threadIdx.x / kFloatUnits, unit = threadIdx.x % kFloatUnits;
+      const int slot = at.thread / kFloatUnits, unit = at.thread % kFloatUnits;
       if (has_recurrent && slot < here && unit < units) {
-        *recurrent_sum(stage_index, list()[first + slot], unit) = gate_sum(sums(1));
+        keep_recurrent(last_stage, list()[first + slot], unit, sums(1));
       }
     }
   }
 
   // A step for the rows with a label in `round`.
-  __device__ void step(int round) const {
+  __device__ void step(int round) {
+    at = Place::of_thread();
     const int* labels = c.labels(round);
     const int count = list_rows(c, list(), [labels](int row) { return labels[row] >= 0; });
     if (c.has_units) {

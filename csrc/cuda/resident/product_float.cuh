@@ -17,6 +17,25 @@ constexpr int kDepthLanes = 8;
 constexpr int kLaneDepth = kSlice / kDepthLanes;
 constexpr int kQuads = kSlice / 16;  // of four numbers: what each of the 4 lanes of a row copies of a slice
 
+// A thread's place in a product; g and t are its row and quad where eight rows are read.
+struct Place {
+  int thread;
+  int warp;
+  int k;
+  int q;
+  int g;
+  int t;
+
+  // Of an index that the compiler cannot see through: addresses that follow from it are worked out where they
+  // are needed. Carried from round to round they would be more than the registers hold.
+  __device__ static Place of_thread() {
+    int thread = threadIdx.x;
+    asm volatile("" : "+r"(thread));
+    const int lane = thread % kWarp;
+    return {thread, thread / kWarp, lane % kDepthLanes, lane / kDepthLanes, lane / 4, lane % 4};
+  }
+};
+
 // Which number of a row stands at `offset` of a warp's slice: two runs of 32 and one of 16.
 __device__ inline int slice_depth(int warp, int offset) {
   if (offset < 32) return 32 * warp + offset;
@@ -39,9 +58,9 @@ __device__ inline float4 prefetch_quad(const float* address, bool wanted) {
 // A lane's part of its columns, in the order in which `multiply` reads a slice.
 template <int Count>
 __device__ inline void read_columns(float (&weights)[Count][kLaneDepth], const Columns& columns, int width,
-                                    int warp, int k) {
-  const int first = slice_depth(warp, 4 * k), second = slice_depth(warp, 32 + 4 * k),
-            third = slice_depth(warp, 64 + 2 * k);
+                                    const Place& at) {
+  const int first = slice_depth(at.warp, 4 * at.k), second = slice_depth(at.warp, 32 + 4 * at.k),
+            third = slice_depth(at.warp, 64 + 2 * at.k);
 #pragma unroll
   for (int i = 0; i < Count; ++i) {
     const float* row = columns.first + i * columns.stride;
@@ -90,19 +109,20 @@ __device__ inline void read_kept(float (&weights)[Count][kLaneDepth], const void
 // found no room there.
 template <int Count>
 __device__ inline void fetch_columns(const Context& c, float (&weights)[Count][kLaneDepth], int offset,
-                                     int entries, int entry, const Columns& columns, int width) {
+                                     int entries, int entry, const Columns& columns, int width,
+                                     const Place& at) {
   if (offset >= 0) {
     read_kept(weights, c.shared + offset, entries, entry);
   } else {
-    read_columns(weights, columns, width, c.warp, c.lane % kDepthLanes);
+    read_columns(weights, columns, width, at);
   }
 }
 
 template <int Count>
 __device__ inline void place_columns(const Context& c, int offset, int entries, int entry,
-                                     const Columns& columns, int width) {
+                                     const Columns& columns, int width, const Place& at) {
   float weights[Count][kLaneDepth];
-  read_columns(weights, columns, width, c.warp, c.lane % kDepthLanes);
+  read_columns(weights, columns, width, at);
   keep_columns(weights, c.shared + offset, entries, entry);
 }
 
@@ -150,42 +170,29 @@ __device__ inline void multiply(const float (&weights)[Count][kLaneDepth], const
   }
 }
 
-// A lane's part of the slices of 8 rows, in each group: the quads at t of row g. `rows` are its rows, null
-// where there is nothing to read and 0 is to stand. The first attempt:
-template <int Groups>
-__device__ inline void request_rows(const Context& c, uint4 (&x)[Groups][kQuads],
-                                    const float* const (&rows)[Groups], int width) {
+// A lane's part of the slices of 8 rows: the quads at t of row g. `row` is null where there is nothing to
+// read and 0 is to stand. The first attempt:
+__device__ inline void request_rows(const Place& at, uint4 (&x)[kQuads], const float* row, int width) {
 #pragma unroll
-  for (int i = 0; i < Groups; ++i) {
-#pragma unroll
-    for (int l = 0; l < kQuads; ++l) {
-      const int depth = slice_depth(c.warp, 16 * l + 4 * c.t);
-      x[i][l] = rows[i] != nullptr && depth < width ? empty_message() : uint4{0, 0, 0, 0};
-      read_if_missing(x[i][l], rows[i] + depth);
-    }
+  for (int l = 0; l < kQuads; ++l) {
+    const int depth = slice_depth(at.warp, 16 * l + 4 * at.t);
+    x[l] = row != nullptr && depth < width ? empty_message() : uint4{0, 0, 0, 0};
+    read_if_missing(x[l], row + depth);
   }
 }
 
-template <int Groups>
-__device__ inline void await_rows(const Context& c, uint4 (&x)[Groups][kQuads],
-                                  const float* const (&rows)[Groups]) {
+__device__ inline void await_rows(const Place& at, uint4 (&x)[kQuads], const float* row) {
   bool missing;
   int polls = 0;
   do {
     if (polls++ == kPatience) __trap();
+#pragma unroll
+    for (int l = 0; l < kQuads; ++l) {
+      read_if_missing(x[l], row + slice_depth(at.warp, 16 * l + 4 * at.t));
+    }
     missing = false;
 #pragma unroll
-    for (int i = 0; i < Groups; ++i) {
-#pragma unroll
-      for (int l = 0; l < kQuads; ++l) {
-        read_if_missing(x[i][l], rows[i] + slice_depth(c.warp, 16 * l + 4 * c.t));
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < Groups; ++i) {
-#pragma unroll
-      for (int l = 0; l < kQuads; ++l) missing |= is_missing(x[i][l]);
-    }
+    for (int l = 0; l < kQuads; ++l) missing |= is_missing(x[l]);
   } while (__any_sync(kFullMask, missing));
 }
 

@@ -43,6 +43,8 @@ struct FloatPlan {
   int units;         // of every layer
   int outputs;       // of the projection
   int lane_columns;  // of the joint: a tile has 4 times as many
+  int product_rows;  // of a product of the predictor: 1, 4 or 8
+  int slice_rows;    // that a warp has room for
   int summed_tiles;  // tiles of (row, frame) pairs whose sums have room at a time
   int input_weights;
   int recurrent_weights[kResidentLayers];
@@ -56,6 +58,8 @@ struct FloatPlan {
   int row_lists;
   int best;
 };
+
+constexpr int float_pass_rows(int product_rows) { return product_rows < 8 ? product_rows : 16; }
 
 // Who does what. Blocks 0 .. unit_blocks - 1 own 8 units of every layer, 0 .. output_blocks - 1 own 8 outputs
 // of the projection. In the joint, block = slot * column_blocks + column: it owns `column_tiles` tiles of 16
