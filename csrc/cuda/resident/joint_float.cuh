@@ -80,11 +80,7 @@ struct FloatJoint {
     Weights weights;
     for (int group = c.slot; group * plan.group_rows < count; group += plan.slots) {
       for (int tile = 0; tile < plan.column_tiles; ++tile) {
-        if (group == c.slot || plan.column_tiles > 1) {
-          fetch_columns(c, weights, weights_offset(tile), kThreads, at.thread, columns(tile), joint.width,
-                        at);
-        }
-        judge_group(round, group * plan.group_rows, count, tile, weights);
+        judge_group(round, group, count, tile, weights);
       }
     }
   }
@@ -98,8 +94,8 @@ struct FloatJoint {
     return row < 0 ? 0 : min(c.rows.lengths[row] - c.rows.times[row], joint.window);
   }
 
-  __device__ void judge_group(int round, int first_row, int count, int column_tile,
-                              const Weights& weights) const {
+  __device__ void judge_group(int round, int group, int count, int column_tile, Weights& weights) const {
+    const int first_row = group * plan.group_rows;
     const int row = row_of(first_row, count, at.g);
     const int left = frames_left(row);
     const int first_frame = at.g / plan.group_rows;
@@ -112,6 +108,10 @@ struct FloatJoint {
     const float* output = row < 0 ? nullptr : output_values(c, c.rows.labelled[row], row);
     read_frames(frames, encoder, first_frame < left);
     request_rows(at, x, output, joint.width);
+    if (group == c.slot || plan.column_tiles > 1) {
+      fetch_columns(c, weights, weights_offset(column_tile), kThreads, at.thread, columns(column_tile),
+                    joint.width, at);
+    }
     const int pairs_deep = static_cast<int>(__reduce_max_sync(kFullMask, static_cast<unsigned>(left)));
     const int tiles = (pairs_deep + frames_per_tile - 1) / frames_per_tile;
     await_rows(at, x, output);

@@ -27,7 +27,9 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
   if (std::max(out.unit_blocks, out.output_blocks) > out.blocks) {
     return false;
   }
-  out.deciders = count_deciders(out, rows);
+  // Blocks without units have time to walk rows while the others predict.
+  const int free_blocks = out.blocks - std::max(out.unit_blocks, out.output_blocks);
+  out.deciders = 2 * free_blocks >= rows ? free_blocks : out.blocks;
 
   out.group_rows = 1;
   while (out.group_rows < 8 && out.group_rows * 4 <= rows) {

@@ -10,13 +10,6 @@ namespace rnnt_fastdecode::cuda {
 inline int divide_up(int value, int by) { return (value + by - 1) / by; }
 inline int64_t aligned(int64_t bytes) { return (bytes + 127) / 128 * 128; }
 
-// Blocks without units have time to walk rows while the others predict.
-inline int count_deciders(const ResidentPlan& plan, int rows) {
-  const int free_blocks =
-      plan.blocks - (plan.unit_blocks > plan.output_blocks ? plan.unit_blocks : plan.output_blocks);
-  return 2 * free_blocks >= rows ? free_blocks : plan.blocks;
-}
-
 void place_duration_blocks(const ResidentShape& shape, int tile_columns, ResidentPlan& plan);
 void reserve_scratch(const ResidentShape& shape, int element_bytes, ResidentPlan& plan);
 

@@ -47,7 +47,9 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
   }
   out.unit_blocks = divide_up(shape.width, single.units);
   out.output_blocks = divide_up(shape.joint_width, single.outputs);
-  out.deciders = count_deciders(out, rows);
+  // A block without units has time for one row while the others predict, the others are many.
+  const int free_blocks = out.blocks - std::max(out.unit_blocks, out.output_blocks);
+  out.deciders = rows <= free_blocks ? free_blocks : out.blocks;
 
   // Few rows leave no time to a block with many columns.
   const int columns = shape.num_tokens + shape.num_durations;

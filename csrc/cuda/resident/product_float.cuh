@@ -126,12 +126,18 @@ __device__ inline void place_columns(const Context& c, int offset, int entries, 
   keep_columns(weights, c.shared + offset, entries, entry);
 }
 
+// Where a lane finds its part of a row.
+struct LaneRow {
+  const unsigned char* quads;
+  const unsigned char* pair;
+};
+
 template <int Count>
-__device__ inline void multiply_row(const float (&weights)[Count][kLaneDepth], const float* slice, int k,
+__device__ inline void multiply_row(const float (&weights)[Count][kLaneDepth], const LaneRow& row,
                                     float (&sums)[Count]) {
-  const float4 low = *reinterpret_cast<const float4*>(slice + 4 * k);
-  const float4 high = *reinterpret_cast<const float4*>(slice + 32 + 4 * k);
-  const float2 rest = *reinterpret_cast<const float2*>(slice + 64 + 2 * k);
+  const float4 low = *reinterpret_cast<const float4*>(row.quads);
+  const float4 high = *reinterpret_cast<const float4*>(row.quads + 32 * sizeof(float));
+  const float2 rest = *reinterpret_cast<const float2*>(row.pair);
   const float x[kLaneDepth] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w, rest.x, rest.y};
 #pragma unroll
   for (int i = 0; i < Count; ++i) sums[i] = 0.0f;
@@ -142,17 +148,19 @@ __device__ inline void multiply_row(const float (&weights)[Count][kLaneDepth], c
   }
 }
 
-// Rows (j ^ k) % Rows for j = First, First + Step, ...: every lane gives away the half of its sums that the
-// lane `Step` away wants.
-template <int Rows, int First, int Step, int Count>
-__device__ inline void multiply_and_halve(const float (&weights)[Count][kLaneDepth], const float* slices,
+// Every lane k keeps the rows j ^ k with j = 0, 2 Step, 4 Step, ... below Rows from `row` on, and gives those
+// with j = Step, 3 Step, ... to the lane that wants them.
+template <int Rows, int Step, int Count>
+__device__ inline void multiply_and_halve(const float (&weights)[Count][kLaneDepth], const LaneRow& row,
                                           int k, float (&sums)[Count]) {
   if constexpr (Step == Rows) {
-    multiply_row(weights, slices + (First ^ (k % Rows)) * kSlice, k, sums);
+    multiply_row(weights, row, sums);
   } else {
     float given[Count];
-    multiply_and_halve<Rows, First, 2 * Step>(weights, slices, k, sums);
-    multiply_and_halve<Rows, First + Step, 2 * Step>(weights, slices, k, given);
+    constexpr int kAway = Step * kSlice * static_cast<int>(sizeof(float));
+    const int away = (k & Step) != 0 ? -kAway : kAway;
+    multiply_and_halve<Rows, 2 * Step>(weights, row, k, sums);
+    multiply_and_halve<Rows, 2 * Step>(weights, {row.quads + away, row.pair + away}, k, given);
 #pragma unroll
     for (int i = 0; i < Count; ++i) sums[i] += __shfl_xor_sync(kFullMask, given[i], Step);
   }
@@ -162,7 +170,11 @@ __device__ inline void multiply_and_halve(const float (&weights)[Count][kLaneDep
 template <int Rows, int Count>
 __device__ inline void multiply(const float (&weights)[Count][kLaneDepth], const float* slices, int k,
                                 float (&sums)[Count]) {
-  multiply_and_halve<Rows, 0, 1>(weights, slices, k, sums);
+  const float* row = slices + k % Rows * kSlice;
+  multiply_and_halve<Rows, 1>(weights,
+                              {reinterpret_cast<const unsigned char*>(row + 4 * k),
+                               reinterpret_cast<const unsigned char*>(row + 64 + 2 * k)},
+                              k, sums);
 #pragma unroll
   for (int offset = Rows; offset < kDepthLanes; offset *= 2) {
 #pragma unroll
