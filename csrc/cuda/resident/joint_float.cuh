@@ -34,13 +34,13 @@ struct FloatJoint {
   const JointProblem& joint = c.p.greedy.joint;
   Place at = Place::of_thread();
   const int first_column = c.column_block * plan.column_tiles * kColumns;
-  const int frames_per_tile = kTilePairs / plan.group_rows;
+  const int frames_per_tile = kTilePairs >> plan.group_shift;
 
   __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
   __device__ float* slices() const { return floats(layout.slices) + at.warp * layout.slice_rows * kSlice; }
   // The lane's predictor output, behind the slices of eight pairs.
   __device__ float* predicted() const {
-    return slices() + (kTilePairs + at.g % plan.group_rows) * kSlice + 4 * at.t;
+    return slices() + (kTilePairs + (at.g & (plan.group_rows - 1))) * kSlice + 4 * at.t;
   }
   __device__ float* sums(int tile, int warp, int pair) const {
     return floats(layout.sums) + ((tile * kWarps + warp) * kTilePairs + pair) * kStride;
@@ -87,7 +87,7 @@ struct FloatJoint {
 
   // The row of a pair of the group, -1 if there is none.
   __device__ int row_of(int first_row, int count, int pair) const {
-    const int entry = first_row + pair % plan.group_rows;
+    const int entry = first_row + (pair & (plan.group_rows - 1));
     return entry < count ? live()[entry] : -1;
   }
   __device__ int frames_left(int row) const {
@@ -98,7 +98,7 @@ struct FloatJoint {
     const int first_row = group * plan.group_rows;
     const int row = row_of(first_row, count, at.g);
     const int left = frames_left(row);
-    const int first_frame = at.g / plan.group_rows;
+    const int first_frame = at.g >> plan.group_shift;
     const float* encoder = static_cast<const float*>(joint.encoder);
     if (row >= 0) {
       encoder += row * joint.encoder_batch_stride +
@@ -112,8 +112,8 @@ struct FloatJoint {
       fetch_columns(c, weights, weights_offset(column_tile), kThreads, at.thread, columns(column_tile),
                     joint.width, at);
     }
-    const int pairs_deep = static_cast<int>(__reduce_max_sync(kFullMask, static_cast<unsigned>(left)));
-    const int tiles = (pairs_deep + frames_per_tile - 1) / frames_per_tile;
+    const int frames_deep = static_cast<int>(__reduce_max_sync(kFullMask, static_cast<unsigned>(left)));
+    const int tiles = (frames_deep + frames_per_tile - 1) * plan.group_rows / kTilePairs;
     await_rows(at, x, output);
     __syncwarp();
 #pragma unroll
@@ -174,63 +174,74 @@ struct FloatJoint {
             activate(x.w, activation)};
   }
 
-  // The columns of pair `warp` of each tile: first the best ones, then the sums.
+  // The columns of pair `warp` of each tile: first the best ones, then the sums. Tiles that are not there are
+  // worked out like the last one and not sent: without branches they overlap.
   __device__ void merge(int round, int first_row, int count, int first_tile, int tiles,
                         int column_tile) const {
     const int row = row_of(first_row, count, at.warp);
     const int left = frames_left(row);
-    const int column = first_column + column_tile * kColumns + c.lane;
+    const int lane_column = column_tile * kColumns + min(c.lane, kColumns - 1);
+    const int column = first_column + lane_column;
     const bool token = c.lane < kColumns && column < joint.num_tokens;
     const bool duration = c.lane < kColumns && column >= joint.num_tokens && column < joint.columns();
-    const float bias =
-        c.lane < kColumns ? floats(layout.column_biases)[column_tile * kColumns + c.lane] : 0.0f;
-#pragma unroll 1
-    for (int i = 0; i < tiles; ++i) {
-      const int frame = (first_tile + i) * frames_per_tile + at.warp / plan.group_rows;
-      if (frame >= left) continue;
-      float logit = bias;
+    const bool last = column_tile + 1 == plan.column_tiles;
+    FloatBest best[kFloatSummedTiles];
+    float logits[kFloatSummedTiles], sums_of[kFloatSummedTiles];
+#pragma unroll
+    for (int i = 0; i < kFloatSummedTiles; ++i) {
+      const int tile = min(i, tiles - 1);
+      logits[i] = floats(layout.column_biases)[lane_column];
 #pragma unroll
       for (int warp = 0; warp < kWarps; ++warp) {
-        if (c.lane < kColumns) logit += sums(i, warp, at.warp)[c.lane];
+        logits[i] += sums(tile, warp, at.warp)[min(c.lane, kColumns - 1)];
       }
-      FloatBest best = best_before(column_tile, first_tile + i);
-      take_columns(best.order, best.token, order_of(logit), column, token);
+      best[i] = {0, INT32_MAX, 0, INT32_MAX, 0, 0.0f};
+      if (column_tile > 0) best[i] = *best_of(first_tile + tile);
+    }
+#pragma unroll
+    for (int i = 0; i < kFloatSummedTiles; ++i) {
+      take_columns(best[i].order, best[i].token, order_of(logits[i]), column, token);
       if (c.duration_block >= 0) {
-        take_columns(best.duration_order, best.duration, order_of(logit), column - joint.num_tokens,
+        take_columns(best[i].duration_order, best[i].duration, order_of(logits[i]), column - joint.num_tokens,
                      duration);
       }
-      if (column_tile + 1 == plan.column_tiles) send(round, row, frame, best);
-      // Only this warp reads the pair from now on.
-      __syncwarp();
-      if (c.lane < kColumns) sums(i, 0, at.warp)[c.lane] = logit;
-      if (c.lane == 0) *best_of(first_tile + i) = best;
+      const int frame = frame_of(first_tile + i);
+      if (last && i < tiles && frame < left) send(round, row, frame, best[i]);
     }
-    __syncwarp();
-#pragma unroll 1
-    for (int i = 0; i < tiles; ++i) {
-      const int frame = (first_tile + i) * frames_per_tile + at.warp / plan.group_rows;
-      if (frame >= left) continue;
-      const FloatBest best = *best_of(first_tile + i);
-      const float max = value_of(best.order);
-      float sum = token ? exp_below(sums(i, 0, at.warp)[c.lane], max) : 0.0f;
 #pragma unroll
-      for (int offset = 1; offset < kWarp; offset *= 2) sum += __shfl_xor_sync(kFullMask, sum, offset);
-      if (best.sum != 0.0f) sum += best.sum * expf(value_of(best.sum_order) - max);
-      if (c.lane != 0) continue;
-      best_of(first_tile + i)->sum = sum;
-      best_of(first_tile + i)->sum_order = best.order;
-      if (column_tile + 1 == plan.column_tiles) {
+    for (int i = 0; i < kFloatSummedTiles; ++i) {
+      sums_of[i] = token ? exp_below(logits[i], value_of(best[i].order)) : 0.0f;
+    }
+#pragma unroll
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+#pragma unroll
+      for (int i = 0; i < kFloatSummedTiles; ++i) {
+        sums_of[i] += __shfl_xor_sync(kFullMask, sums_of[i], offset);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kFloatSummedTiles; ++i) {
+      const int frame = frame_of(first_tile + i);
+      if (c.lane != 0 || i >= tiles || frame >= left) continue;
+      if (best[i].sum != 0.0f) {
+        sums_of[i] += best[i].sum * expf(value_of(best[i].sum_order) - value_of(best[i].order));
+      }
+      if (last) {
         write_message(c.partial_sum(round, row, frame, c.column_block),
-                      {best.order, __float_as_uint(sum), 0, static_cast<unsigned>(round + 1)});
+                      {best[i].order, __float_as_uint(sums_of[i]), 0, static_cast<unsigned>(round + 1)});
+      } else {
+        best[i].sum = sums_of[i];
+        best[i].sum_order = best[i].order;
+        *best_of(first_tile + i) = best[i];
       }
     }
   }
 
+  // Of pair `warp`.
+  __device__ int frame_of(int tile) const { return tile * frames_per_tile + (at.warp >> plan.group_shift); }
+
   __device__ FloatBest* best_of(int tile) const {
     return reinterpret_cast<FloatBest*>(c.shared + layout.best) + tile * kTilePairs + at.warp;
-  }
-  __device__ FloatBest best_before(int column_tile, int tile) const {
-    return column_tile > 0 ? *best_of(tile) : FloatBest{0, INT32_MAX, 0, INT32_MAX, 0, 0.0f};
   }
 
   // Merges the warp's columns that take part.

@@ -34,6 +34,7 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
   out.group_rows = 1;
   while (out.group_rows < 8 && out.group_rows * 4 <= rows) {
     out.group_rows *= 2;
+    ++out.group_shift;
   }
   const int frames_per_tile = 8 / out.group_rows;
   out.frame_tiles = divide_up(shape.window, frames_per_tile);
@@ -114,7 +115,8 @@ void reserve_scratch(const ResidentShape& shape, int element_bytes, ResidentPlan
 
 bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_limit, ResidentPlan* plan) {
   const int rows = std::min(shape.batch, kResidentRows);
-  if (rows == 0 || shape.layers > kResidentLayers || shape.context > kResidentHistory + 1) {
+  if (rows == 0 || shape.window > kResidentWindow || shape.layers > kResidentLayers ||
+      shape.context > kResidentHistory + 1) {
     return false;
   }
   return (shape.half ? plan_half : plan_float)(shape, rows, multiprocessors, shared_limit, plan);

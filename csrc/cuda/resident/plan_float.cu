@@ -14,12 +14,12 @@ constexpr int kGates = 4;
 constexpr int kTilePairs = 8;
 constexpr int kMaxFrameTiles = 16;
 constexpr int kMaxColumnTiles = 16;
-constexpr int kMaxSummedTiles = 3;
 
 // The most rows a group for which the busiest slot has the fewest tiles of pairs to judge.
 void choose_groups(const ResidentShape& shape, int rows, ResidentPlan& plan) {
   int best = 0;
-  for (int group_rows = 1; group_rows <= kTilePairs; group_rows *= 2) {
+  for (int shift = 0; shift < 4; ++shift) {
+    const int group_rows = 1 << shift;
     const int tiles = divide_up(shape.window, kTilePairs / group_rows);
     const int groups = divide_up(divide_up(rows, group_rows), plan.slots);
     // A group waits for its predictor outputs about as long as half a tile takes.
@@ -27,6 +27,7 @@ void choose_groups(const ResidentShape& shape, int rows, ResidentPlan& plan) {
     if (plan.group_rows == 0 || cost <= best) {
       best = cost;
       plan.group_rows = group_rows;
+      plan.group_shift = shift;
       plan.frame_tiles = tiles;
     }
   }
@@ -77,14 +78,15 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
   const int gate_sums = 2 * kWarps * pass_rows * kFloatUnits * kGates * kFloat;
   const int tile_sums = kWarps * kTilePairs * (tile_columns + 1) * kFloat;
   single.slice_rows = std::max(pass_rows, kTilePairs + out.group_rows);
-  single.summed_tiles = std::min(out.frame_tiles, kMaxSummedTiles);
+  // As few barriers as there is room for, and no more room than they need.
+  single.summed_tiles = divide_up(out.frame_tiles, divide_up(out.frame_tiles, kFloatSummedTiles));
   single.slices = place(single.slice_rows * kFloatWidth * kFloat);
   single.sums = place(std::max(gate_sums, single.summed_tiles * tile_sums));
   single.cells = place(layer_units * kFloat);
   single.recurrent_sums = place(layer_units * kGates * kFloat);
   single.row_lists = place(2 * kWarps * kResidentRows);
   single.column_biases = place(out.column_tiles * tile_columns * kFloat);
-  single.best = place(out.frame_tiles * kTilePairs * kFloatBestBytes);
+  single.best = place(out.column_tiles > 1 ? out.frame_tiles * kTilePairs * kFloatBestBytes : 0);
   const int limit = shared_limit - kResidentStaticBytes;
   if (bytes > limit) {
     return false;

@@ -16,12 +16,14 @@ constexpr int kResidentLayers = 2;          // layers of an LSTM at most
 constexpr int kResidentWidth = 768;         // H and J at most
 constexpr int kResidentStaticBytes = 8192;  // shared memory beside what the plan lays out, at most
 constexpr int kResidentHistory = 3;  // labels before the last one that a stateless predictor sees at most
+constexpr int kResidentWindow = 48;  // W at most
 constexpr int kGenerations = 4;      // of value messages
 
 // In fp32: H and J, units of every layer and outputs of a block at most.
 constexpr int kFloatWidth = 640;
 constexpr int kFloatUnits = 5;
 constexpr int kFloatOutputs = 6;
+constexpr int kFloatSummedTiles = 3;  // tiles of (row, frame) pairs whose sums have room at a time, at most
 constexpr int kFloatBestBytes = 24;
 
 // What decides how the work is laid out.
@@ -45,7 +47,7 @@ struct FloatPlan {
   int lane_columns;  // of the joint: a tile has 4 times as many
   int product_rows;  // of a product of the predictor: 1, 4 or 8
   int slice_rows;    // that a warp has room for
-  int summed_tiles;  // tiles of (row, frame) pairs whose sums have room at a time
+  int summed_tiles;  // whose sums have room at a time
   int input_weights;
   int recurrent_weights[kResidentLayers];
   int projection_weights;
@@ -75,6 +77,7 @@ struct ResidentPlan {
   int column_tiles;
   int slots;
   int group_rows;       // 1, 2, 4 or 8
+  int group_shift;      // its logarithm
   int frame_tiles;      // tiles of 8 (row, frame) pairs that a group's window fills
   int duration_blocks;  // column blocks that hold duration columns, from first_duration_block on
   int first_duration_block;
