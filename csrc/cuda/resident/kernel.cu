@@ -122,6 +122,7 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
   __syncthreads();
   predictor.load_state();
   joint.load_state();
+  joint.stage_first();
   cooperative_groups::this_grid().sync();
 
   bool live = false;
@@ -131,6 +132,7 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
     decider.decide(round);
     empty_old(context, round);
     const Outcome outcome = gather(context, round);
+    joint.stage_first();
     if (outcome.any_label) predictor.step(round);
     live = !outcome.all_done;
   }

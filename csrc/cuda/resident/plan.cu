@@ -40,6 +40,7 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
   out.group_rows = 1;
   while (out.group_rows < 8 && out.group_rows * 4 <= rows) {
     out.group_rows *= 2;
+    ++out.group_shift;
   }
   const int frames_per_tile = 8 / out.group_rows;
   out.frame_tiles = divide_up(shape.window, frames_per_tile);
@@ -54,11 +55,10 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
     bytes += static_cast<int>(aligned(size));
     return offset;
   };
-  out.input_weights = place(std::max(shape.layers - 1, 0) * chunks * kGates * kFragmentBytes);
   out.recurrent_weights = place(shape.layers * chunks * kGates * kFragmentBytes);
-  out.projection_weights = place(chunks * kFragmentBytes);
-  // Of every warp, 4 floats a lane: two for each tile of 8 rows, or two for each tile of a window.
-  out.sums = place(kWarps * kFragmentBytes * std::max(kPassTiles * 2, 2 * kMaxFrameTiles));
+  out.encoder_frames = place(out.frame_tiles * joint_chunks * kFragmentBytes);
+  // Of every warp, 4 floats a lane: two for each tile of 8 rows, or one for each tile of a window.
+  out.sums = place(kWarps * kFragmentBytes * std::max(kPassTiles * 2, kMaxFrameTiles));
   out.column_biases = place(kTile * kMaxColumnTiles * static_cast<int>(sizeof(float)));
   out.joint_weights = place(0);
 

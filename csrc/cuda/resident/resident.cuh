@@ -42,13 +42,13 @@ struct ResidentPlan {
   int column_tiles;
   int slots;
   int group_rows;       // 1, 2, 4 or 8
+  int group_shift;      // its logarithm
   int frame_tiles;      // tiles of 8 (row, frame) pairs that a group's window fills
   int duration_blocks;  // column blocks that hold duration columns, from first_duration_block on
   int first_duration_block;
   // Byte offsets into dynamic shared memory.
-  int input_weights;
   int recurrent_weights;
-  int projection_weights;
+  int encoder_frames;
   int joint_weights;
   int column_biases;
   int sums;
