@@ -11,7 +11,6 @@
 
 namespace rnnt_fastdecode::cuda {
 
-constexpr int kMaxGroups = kResidentRows / 8;
 constexpr int kColumnsPerTile = 16;
 
 template <typename T>
@@ -51,14 +50,12 @@ struct Best {
 
 template <typename T, int Tiles>
 struct JointStage {
-  using Load = Predictor<T, 1, 1>;
+  using Load = Predictor<T, 1>;
 
   const Context& c;
   const ResidentProblem& p = c.p;
   const ResidentPlan& plan = c.plan;
   const JointProblem& joint = p.greedy.joint;
-  // Of every group that this block judges, the projected predictor outputs: this lane's part of its row.
-  uint4 (*predicted)[kChunksPerWarp];
   const int chunks = (joint.width + kChunk - 1) / kChunk;
   const int first_column = c.column_block * plan.column_tiles * kColumnsPerTile;
   int staged_end = 0;   // of this lane's row, the frames before it are in shared memory
@@ -89,16 +86,23 @@ struct JointStage {
 
   __device__ int element(int i) const { return (c.warp + i * kWarps) * kChunk + c.t * kLaneElements; }
 
-  __device__ __forceinline__ void load_state() {
+  // The predictor output that a lane has of its row of a group, where the row has no new one.
+  __device__ __forceinline__ uint4* kept_output(int group, int k) const {
+    const int64_t place =
+        (static_cast<int64_t>(c.block) * plan.groups_per_block + group / plan.slots) * kChunksPerWarp + k;
+    return c.message(plan.kept_outputs, place * kThreads + threadIdx.x);
+  }
+
+  __device__ void load_state() {
     if (c.slot >= plan.slots) return;
-    for (int i = 0, group = c.slot; group * plan.group_rows < c.batch; ++i, group += plan.slots) {
-      const int row = group * plan.group_rows + (c.g & (plan.group_rows - 1));
-#pragma unroll
+    for (int group = c.slot; group * plan.group_rows < c.batch; group += plan.slots) {
+      const int row = row_of(group);
+      const T* source = static_cast<const T*>(p.output) + static_cast<int64_t>(row) * joint.width;
       for (int k = 0; k < kChunksPerWarp; ++k) {
-        const T* source = static_cast<const T*>(p.output) + static_cast<int64_t>(row) * joint.width;
-        predicted[i][k] = prefetch_constant(source + element(k), row < c.batch && element(k) < joint.width);
+        uint4 output = prefetch_constant(source + element(k), row < c.batch && element(k) < joint.width);
         // A caller's NaN must not look like a message that is still to come.
-        if (predicted[i][k].x == kEmpty) predicted[i][k].x = 0x7fff7fffu;
+        if (output.x == kEmpty) output.x = 0x7fff7fffu;
+        write_message(kept_output(group, k), output);
       }
     }
   }
@@ -155,35 +159,41 @@ struct JointStage {
 
   __device__ __forceinline__ void judge(int round) {
     if (c.slot >= plan.slots) return;
-    for (int i = 0, group = c.slot; group * plan.group_rows < c.batch; ++i, group += plan.slots) {
+    for (int group = c.slot; group * plan.group_rows < c.batch; group += plan.slots) {
       const int next = group + plan.slots;
       if (__any_sync(kFullMask, is_live(row_of(group)))) {
-        judge_group(round, group, next, predicted[i]);
+        judge_group(round, group, next);
       } else if (next * plan.group_rows < c.batch) {
         stage(next);
       }
     }
   }
 
-  // The predictor output of the lane's row, if it is a new one; waits for it.
-  __device__ __forceinline__ void read_output(int round, int row, bool live,
-                                              uint4 (&pred)[kChunksPerWarp]) const {
-    const bool renewed = round > 0 && live && c.labels(round - 1)[row] >= 0;
-    const uint4* message = c.output_message(round - 1 + kGenerations, row, c.warp * 4 + c.t);
+  // The predictor output of the lane's row; waits for it where it is a new one.
+  __device__ __forceinline__ void read_output(int round, int group, uint4 (&pred)[kChunksPerWarp]) const {
+    const int row = row_of(group);
+    const bool renewed = round > 0 && is_live(row) && c.labels(round + kGenerations - 1)[row] >= 0;
+    const uint4* message = c.output_message(round + kGenerations - 1, row, c.warp * 4 + c.t);
 #pragma unroll
     for (int k = 0; k < kChunksPerWarp; ++k) {
-      if (renewed && element(k) < joint.width) pred[k] = empty_message();
+      pred[k] = element(k) < joint.width ? empty_message() : uint4{0, 0, 0, 0};
     }
     unsigned missing;
     int polls = 0;
     do {
       if (polls++ == kPatience) __trap();
 #pragma unroll
-      for (int k = 0; k < kChunksPerWarp; ++k) read_if_empty(pred[k], message + k * 4 * kWarps);
+      for (int k = 0; k < kChunksPerWarp; ++k) {
+        read_if_empty(pred[k], renewed ? message + k * 4 * kWarps : kept_output(group, k));
+      }
       missing = 0;
 #pragma unroll
       for (int k = 0; k < kChunksPerWarp; ++k) missing |= pred[k].x == kEmpty;
     } while (__any_sync(kFullMask, missing != 0));
+#pragma unroll
+    for (int k = 0; k < kChunksPerWarp; ++k) {
+      if (renewed) write_message(kept_output(group, k), pred[k]);
+    }
   }
 
   template <bool kRelu>
@@ -197,9 +207,9 @@ struct JointStage {
             activate_curved<T>(sum.z, joint.activation), activate_curved<T>(sum.w, joint.activation)};
   }
 
-  __device__ __forceinline__ void judge_group(int round, int group, int next, uint4 (&pred)[kChunksPerWarp]) {
-    const int row = row_of(group);
-    read_output(round, row, is_live(row), pred);
+  __device__ __forceinline__ void judge_group(int round, int group, int next) {
+    uint4 pred[kChunksPerWarp];
+    read_output(round, group, pred);
     await_copies();
     Best best[2];
     float logits[2][4];

@@ -75,7 +75,8 @@ __device__ void empty_old(const Context& c, int round) {
     if (c.labels(round - 2)[row] >= 0 && !c.rows.done[row]) empty_values(c, round - 2, row);
   }
   __syncthreads();
-  if (threadIdx.x == 0) publish_progress(c.progress(c.block), round);
+  // Not a thread of the first warp, which has decisions to gather.
+  if (threadIdx.x == kThreads - 1) publish_progress(c.progress(c.block), round);
 }
 
 struct Outcome {
@@ -102,17 +103,16 @@ __device__ Outcome gather(const Context& c, int round) {
   return {any_label, all_done};
 }
 
-template <typename T, int Passes, int RowTiles, int FrameTiles>
+template <typename T, int RowTiles, int FrameTiles>
 __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_constant__ ResidentProblem p) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ Rows rows;
   __shared__ FrameResult results[kMaxWindow];
   static_assert(sizeof(rows) + sizeof(results) <= kResidentStaticBytes);
-  uint4 predicted[kMaxGroups][kChunksPerWarp];
 
   const Context context{p, p.plan, shared, rows};
-  Predictor<T, Passes, RowTiles> predictor{context};
-  JointStage<T, FrameTiles> joint{.c = context, .predicted = predicted};
+  Predictor<T, RowTiles> predictor{context};
+  JointStage<T, FrameTiles> joint{context};
   Decider decider{.c = context, .results = results};
 
   load_rows(context);
@@ -139,9 +139,9 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
   store_history(context);
 }
 
-template <typename T, int Passes, int RowTiles, int FrameTiles>
+template <typename T, int RowTiles, int FrameTiles>
 cudaError_t launch(const ResidentProblem& problem, cudaStream_t stream) {
-  const auto kernel = resident_kernel<T, Passes, RowTiles, FrameTiles>;
+  const auto kernel = resident_kernel<T, RowTiles, FrameTiles>;
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, problem.plan.shared_bytes);
   if (error != cudaSuccess) {
@@ -158,11 +158,9 @@ template <typename T>
 cudaError_t launch_resident(const ResidentProblem& problem, cudaStream_t stream) {
   const int rows = problem.greedy.joint.batch;
   const int tiles = problem.plan.frame_tiles;
-  if (rows <= 8 && tiles <= 1) return launch<T, 1, 1, 1>(problem, stream);
-  if (rows <= 8 && tiles <= 3) return launch<T, 1, 1, 3>(problem, stream);
-  if (rows <= 32) return launch<T, 1, 4, 6>(problem, stream);
-  if (rows <= 64) return launch<T, 2, 4, 6>(problem, stream);
-  return launch<T, 4, 4, 6>(problem, stream);
+  if (rows <= 8 && tiles <= 1) return launch<T, 1, 1>(problem, stream);
+  if (rows <= 8 && tiles <= 3) return launch<T, 1, 3>(problem, stream);
+  return launch<T, 4, 6>(problem, stream);
 }
 
 template cudaError_t launch_resident<__nv_bfloat16>(const ResidentProblem&, cudaStream_t);

@@ -12,7 +12,7 @@ constexpr int kTile = 16;            // columns of a joint tile
 constexpr int kGates = 4;
 constexpr int kPassTiles = 4;
 constexpr int kMaxFrameTiles = 6;
-constexpr int kMaxColumnTiles = 16;
+constexpr int kKeptBytes = kResidentWidth * 16;  // 16 bytes of 256 threads for every 256 of the width
 
 int divide_up(int value, int by) { return (value + by - 1) / by; }
 int64_t aligned(int64_t bytes) { return (bytes + 127) / 128 * 128; }
@@ -56,10 +56,10 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
     return offset;
   };
   out.recurrent_weights = place(shape.layers * chunks * kGates * kFragmentBytes);
+  out.projection_weights = place(chunks * kFragmentBytes);
   out.encoder_frames = place(out.frame_tiles * joint_chunks * kFragmentBytes);
   // Of every warp, 4 floats a lane: two for each tile of 8 rows, or one for each tile of a window.
   out.sums = place(kWarps * kFragmentBytes * std::max(kPassTiles * 2, kMaxFrameTiles));
-  out.column_biases = place(kTile * kMaxColumnTiles * static_cast<int>(sizeof(float)));
   out.joint_weights = place(0);
 
   // The fewest products for the busiest block; of equal ones, the fewest weights for each.
@@ -69,8 +69,9 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
   for (int slots = 1; slots <= std::min(groups, out.blocks); ++slots) {
     const int column_blocks = std::min(out.blocks / slots, tiles);
     const int column_tiles = divide_up(tiles, column_blocks);
-    const int size = bytes + column_tiles * joint_chunks * 2 * kFragmentBytes;
-    if (column_tiles > kMaxColumnTiles || size + kResidentStaticBytes > shared_limit) {
+    const int weights = column_tiles * joint_chunks * 2 * kFragmentBytes;
+    const int size = bytes + weights + static_cast<int>(aligned(column_tiles * kTile * sizeof(float)));
+    if (size + kResidentStaticBytes > shared_limit) {
       continue;
     }
     const int64_t cost = static_cast<int64_t>(column_tiles) * divide_up(groups, slots);
@@ -79,12 +80,14 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
       out.slots = slots;
       out.column_tiles = column_tiles;
       out.column_blocks = divide_up(tiles, column_tiles);
+      out.column_biases = out.joint_weights + weights;
       out.shared_bytes = size;
     }
   }
   if (best < 0) {
     return false;
   }
+  out.groups_per_block = divide_up(groups, out.slots);
   const int block_columns = out.column_tiles * kTile;
   out.first_duration_block = shape.num_tokens / block_columns;
   out.duration_blocks = shape.num_durations > 0 ? out.column_blocks - out.first_duration_block : 0;
@@ -103,6 +106,7 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
   out.partials = reserve(int64_t{rows} * shape.window * out.column_blocks * kMessage);
   out.duration_partials = reserve(int64_t{rows} * shape.window * out.duration_blocks * kMessage);
   out.partial_sums = reserve(2 * int64_t{rows} * shape.window * out.column_blocks * kMessage);
+  out.kept_outputs = reserve(int64_t{out.blocks} * out.groups_per_block * kKeptBytes);
   out.progress = reserve(out.blocks * static_cast<int64_t>(sizeof(int)));
   out.scratch_bytes = used;
   *plan = out;

@@ -1,5 +1,5 @@
-// The prediction network of the resident decoder. A thread owns one unit (8 in a block) of one row of every
-// 32: cell and recurrent sums of it stay in its registers. Layer 0 needs no product once the label is known:
+// The prediction network of the resident decoder. A thread owns one unit (8 in a block) of one row: cell and
+// recurrent sums of it stay in its registers. Layer 0 needs no product once the label is known:
 // its input gates are a table, its recurrent half was computed after the step before. Later layers and the
 // projection wait for the values of the stage before, in messages of 8 units.
 #pragma once
@@ -10,11 +10,10 @@
 namespace rnnt_fastdecode::cuda {
 
 constexpr int kGates = 4;
-constexpr int kPassRows = 32;  // rows that the threads of a block own at a time
 constexpr int kChunksPerWarp = kResidentWidth / kChunk / kWarps;
 
-// Passes of 32 rows; RowTiles tiles of 8 rows in each.
-template <typename T, int Passes, int RowTiles>
+// RowTiles tiles of 8 rows.
+template <typename T, int RowTiles>
 struct Predictor {
   using Fragments = uint4[kChunksPerWarp][RowTiles];
 
@@ -22,18 +21,14 @@ struct Predictor {
   const ResidentProblem& p = c.p;
   const ResidentPlan& plan = c.plan;
   const int chunks = (p.width + kChunk - 1) / kChunk;
-  float cell[kResidentLayers][Passes];
-  float4 recurrent[kResidentLayers][Passes];
+  // The row whose unit this thread owns.
+  const int row = 8 * (c.warp / 2) + 2 * c.t + c.warp % 2;
+  float cell[kResidentLayers];
+  float4 recurrent[kResidentLayers];
   float4 gate_bias;  // of layer 1
   float output_bias;
-  // What the critical path multiplies with stays in registers: layer 1's input gates and the projection.
-  WeightFragment input_weights[kChunksPerWarp][2];  // gates i and f, gates g and o
-  uint4 projection_weights[kChunksPerWarp];
-
-  // The row of a pass whose unit this thread owns.
-  __device__ int own_row(int pass) const {
-    return kPassRows * pass + 8 * (c.warp / 2) + 2 * c.t + c.warp % 2;
-  }
+  // Layer 1's input gates stay in registers: of i and f, of g and o.
+  WeightFragment input_weights[kChunksPerWarp][2];
 
   __device__ int64_t state_index(int layer, int row, int first_unit) const {
     return (static_cast<int64_t>(layer) * p.state_rows + row) * p.width + first_unit;
@@ -78,15 +73,18 @@ struct Predictor {
 #pragma unroll
       for (int half = 0; half < 2; ++half)
         input_weights[i][half] = gate_fragment(1, half, 0, two_layers, chunk);
-      projection_weights[i] =
-          load_fragment(c, static_cast<const T*>(p.projection) + static_cast<int64_t>(c.unit) * p.width,
-                        p.width, c.has_outputs, chunk);
     }
     if (two_layers) {
       const float* bias = p.bias + kGates * p.width + c.unit;
       gate_bias = {bias[0], bias[p.width], bias[2 * p.width], bias[3 * p.width]};
     }
-    if (c.has_outputs) output_bias = to_float(static_cast<const T*>(p.projection_bias)[c.unit]);
+    if (!c.has_outputs) return;
+    for (int chunk = c.warp; chunk < chunks; chunk += kWarps) {
+      const T* row = static_cast<const T*>(p.projection) + static_cast<int64_t>(c.unit) * p.width;
+      c.fragments(plan.projection_weights)[chunk * kWarp + c.lane] =
+          load_fragment(c, row, p.width, true, chunk);
+    }
+    output_bias = to_float(static_cast<const T*>(p.projection_bias)[c.unit]);
   }
 
   // Needs the weights.
@@ -94,24 +92,20 @@ struct Predictor {
     if (!c.has_units) return;
 #pragma unroll
     for (int layer = 0; layer < kResidentLayers; ++layer) {
+      if (layer >= p.layers) continue;
+      cell[layer] = row < c.batch ? p.cell[state_index(layer, row, c.unit)] : 0.0f;
+      Fragments x;
 #pragma unroll
-      for (int pass = 0; pass < Passes; ++pass) {
-        if (layer >= p.layers || pass * kPassRows >= c.batch) continue;
-        const int row = own_row(pass);
-        cell[layer][pass] = row < c.batch ? p.cell[state_index(layer, row, c.unit)] : 0.0f;
-        Fragments x;
+      for (int i = 0; i < kChunksPerWarp; ++i) {
 #pragma unroll
-        for (int i = 0; i < kChunksPerWarp; ++i) {
-#pragma unroll
-          for (int n = 0; n < RowTiles; ++n) {
-            const int source = pass * kPassRows + n * 8 + c.g;
-            const int k = (c.warp + i * kWarps) * kChunk + c.t * kLaneElements;
-            x[i][n] = prefetch_constant(static_cast<const T*>(p.hidden) + state_index(layer, source, k),
-                                        source < c.batch && k < p.width);
-          }
+        for (int n = 0; n < RowTiles; ++n) {
+          const int source = n * 8 + c.g;
+          const int k = (c.warp + i * kWarps) * kChunk + c.t * kLaneElements;
+          x[i][n] = prefetch_constant(static_cast<const T*>(p.hidden) + state_index(layer, source, k),
+                                      source < c.batch && k < p.width);
         }
-        recurrent[layer][pass] = recurrent_gates(layer, x);
       }
+      recurrent[layer] = recurrent_gates(layer, x);
     }
   }
 
@@ -168,10 +162,11 @@ struct Predictor {
     float products[RowTiles][4] = {};
 #pragma unroll
     for (int i = 0; i < kChunksPerWarp; ++i) {
-      if (c.warp + i * kWarps >= chunks) continue;
+      const int chunk = c.warp + i * kWarps;
+      if (chunk >= chunks) continue;
+      const uint4 w = read_shared(c.fragments(plan.projection_weights) + chunk * kWarp + c.lane);
 #pragma unroll
       for (int n = 0; n < RowTiles; ++n) {
-        const uint4& w = projection_weights[i];
         multiply_16<T>(products[n], w.x, 0, w.y, 0, x[i][n].x, x[i][n].y);
         multiply_16<T>(products[n], w.z, 0, w.w, 0, x[i][n].z, x[i][n].w);
       }
@@ -192,10 +187,9 @@ struct Predictor {
     return total;
   }
 
-  // The hidden values of a stage for the active rows of a pass; waits for them.
-  __device__ __forceinline__ void read_hidden(int stage, int round, int pass, unsigned active,
-                                              Fragments& x) const {
-    const uint4* first = c.hidden_message(stage, round, pass * kPassRows + c.g, c.warp * 4 + c.t);
+  // The hidden values of a stage for the active rows; waits for them.
+  __device__ __forceinline__ void read_hidden(int stage, int round, unsigned active, Fragments& x) const {
+    const uint4* first = c.hidden_message(stage, round, c.g, c.warp * 4 + c.t);
     const int limit = plan.unit_blocks - (c.warp * 4 + c.t);
 #pragma unroll
     for (int i = 0; i < kChunksPerWarp; ++i) {
@@ -247,8 +241,8 @@ struct Predictor {
     return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
   }
 
-  // Sends the block's 8 values of a row, then keeps them for the caller.
-  __device__ __forceinline__ void send_hidden(int stage, int round, int row, bool active, float value) const {
+  // Sends the block's 8 values of the row, then keeps them for the caller.
+  __device__ __forceinline__ void send_hidden(int stage, int round, bool active, float value) const {
     const uint4 packed = pack(value);
     if (active && c.g == 0) {
       write_message(c.hidden_message(stage, round, row, c.block), packed);
@@ -256,15 +250,11 @@ struct Predictor {
         *reinterpret_cast<uint4*>(static_cast<T*>(p.hidden) + state_index(stage, row, c.block * 8)) = packed;
       }
     }
-  }
-
-  __device__ unsigned active_rows(int round, int pass) const {
-    const int row = pass * kPassRows + c.lane;
-    return __ballot_sync(kFullMask, row < c.batch && c.labels(round)[row] >= 0);
+    if (active && p.layers > 0) p.cell[state_index(stage, row, c.unit)] = stage == 0 ? cell[0] : cell[1];
   }
 
   // Sum of the context's embeddings of this thread's unit, most recent label first.
-  __device__ float embed(int row, int label) const {
+  __device__ float embed(int label) const {
     float sum = 0.0f;
     for (int i = 0; i < p.context_size; ++i) {
       const int past = i == 0 ? label : c.rows.history[i - 1][row];
@@ -287,84 +277,60 @@ struct Predictor {
     }
   }
 
-  __device__ __forceinline__ void first_stage(int round) {
-    float4 input[Passes];
-    int label[Passes];
-#pragma unroll
-    for (int pass = 0; pass < Passes; ++pass) {
-      const int row = own_row(pass);
-      label[pass] = row < c.batch ? c.labels(round)[row] : -1;
-      if (p.layers > 0) {
-        const int64_t entry = static_cast<int64_t>(max(label[pass], 0)) * p.width + c.unit;
-        input[pass] = __ldg(reinterpret_cast<const float4*>(p.gate_table) + entry);
-      }
+  __device__ __forceinline__ void first_stage(int round, bool own) {
+    const int label = own ? c.labels(round)[row] : 0;
+    float value = 0.0f;
+    if (p.layers > 0) {
+      const int64_t entry = static_cast<int64_t>(label) * p.width + c.unit;
+      const float4 input = __ldg(reinterpret_cast<const float4*>(p.gate_table) + entry);
+      if (own) value = next_hidden(cell[0], add(input, recurrent[0]));
+    } else if (own) {
+      value = embed(label);
     }
-#pragma unroll
-    for (int pass = 0; pass < Passes; ++pass) {
-      const int row = own_row(pass);
-      float value = 0.0f;
-      if (label[pass] >= 0) {
-        value = p.layers > 0 ? next_hidden(cell[0][pass], add(input[pass], recurrent[0][pass]))
-                             : embed(row, label[pass]);
-      }
-      send_hidden(0, round, row, label[pass] >= 0, value);
-      if (label[pass] >= 0 && p.layers > 0) p.cell[state_index(0, row, c.unit)] = cell[0][pass];
-    }
+    send_hidden(0, round, own, value);
     if (p.context_size > 1) shift_history(round);
   }
 
-  __device__ __forceinline__ void second_stage(int round) {
-#pragma unroll
-    for (int pass = 0; pass < Passes; ++pass) {
-      const unsigned active = pass * kPassRows < c.batch ? active_rows(round, pass) : 0;
-      if (active == 0) continue;
-      const int row = own_row(pass);
-      const bool own = row < c.batch && c.labels(round)[row] >= 0;
-      Fragments x;
-      read_hidden(0, round, pass, active, x);
-      const float4 input = input_gates(x);
-      float value = 0.0f;
-      if (own) value = next_hidden(cell[1][pass], add(add(input, recurrent[1][pass]), gate_bias));
-      send_hidden(1, round, row, own, value);
-      if (own) p.cell[state_index(1, row, c.unit)] = cell[1][pass];
-      const float4 next = recurrent_gates(0, x);
-      if (own) recurrent[0][pass] = next;
-    }
+  __device__ __forceinline__ void second_stage(int round, unsigned active, bool own) {
+    Fragments x;
+    read_hidden(0, round, active, x);
+    const float4 input = input_gates(x);
+    float value = 0.0f;
+    if (own) value = next_hidden(cell[1], add(add(input, recurrent[1]), gate_bias));
+    send_hidden(1, round, own, value);
+    const float4 next = recurrent_gates(0, x);
+    if (own) recurrent[0] = next;
   }
 
-  __device__ __forceinline__ void project(int round) {
+  __device__ __forceinline__ void project(int round, unsigned active, bool own) {
     const int stage = c.stages() - 1;
-#pragma unroll
-    for (int pass = 0; pass < Passes; ++pass) {
-      const unsigned active = pass * kPassRows < c.batch ? active_rows(round, pass) : 0;
-      if (active == 0) continue;
-      const int row = own_row(pass);
-      const bool own = row < c.batch && c.labels(round)[row] >= 0;
-      Fragments x;
-      read_hidden(stage, round, pass, active, x);
-      if (c.has_outputs) {
-        const uint4 packed = pack(outputs(x));
-        if (own && c.g == 0) {
-          write_message(c.output_message(round, row, c.block), packed);
-          const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + c.block * 8;
-          *reinterpret_cast<uint4*>(static_cast<T*>(p.output) + index) = packed;
-        }
+    Fragments x;
+    read_hidden(stage, round, active, x);
+    if (c.has_outputs) {
+      const uint4 packed = pack(outputs(x));
+      if (own && c.g == 0) {
+        write_message(c.output_message(round, row, c.block), packed);
+        const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + c.block * 8;
+        *reinterpret_cast<uint4*>(static_cast<T*>(p.output) + index) = packed;
       }
-      if (c.has_units && p.layers > 0) {
-        const float4 next = recurrent_gates(stage, x);
-        if (own && stage == 0) recurrent[0][pass] = next;
-        if (own && stage == 1) recurrent[1][pass] = next;
-      }
+    }
+    if (c.has_units && p.layers > 0) {
+      const float4 next = recurrent_gates(stage, x);
+      if (own && stage == 0) recurrent[0] = next;
+      if (own && stage == 1) recurrent[1] = next;
     }
   }
 
   // A step for the rows with a label in `round`.
   __device__ __forceinline__ void step(int round) {
+    const int* labels = c.labels(round);
+    const unsigned active = __ballot_sync(kFullMask, c.lane < c.batch && labels[c.lane] >= 0);
+    const bool own = (active >> row & 1) != 0;
     if (c.has_units) {
-      first_stage(round);
-      if (p.layers > 1) second_stage(round);
+      first_stage(round, own);
+      if (p.layers > 1) second_stage(round, active, own);
     }
-    if (c.has_outputs || (c.has_units && p.layers > 0)) project(round);
+    if (c.has_outputs || (c.has_units && p.layers > 0)) project(round, active, own);
   }
 };
 

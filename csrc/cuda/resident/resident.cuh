@@ -11,10 +11,10 @@
 
 namespace rnnt_fastdecode::cuda {
 
-constexpr int kResidentRows = 128;          // rows of one launch at most
+constexpr int kResidentRows = 32;          // rows of one launch at most
 constexpr int kResidentLayers = 2;          // layers of an LSTM at most
 constexpr int kResidentWidth = 768;         // H and J at most
-constexpr int kResidentStaticBytes = 8192;  // shared memory beside what the plan lays out, at most
+constexpr int kResidentStaticBytes = 3072;  // shared memory beside what the plan lays out, at most
 constexpr int kResidentHistory = 3;  // labels before the last one that a stateless predictor sees at most
 
 // What decides how the work is laid out.
@@ -41,6 +41,7 @@ struct ResidentPlan {
   int column_blocks;
   int column_tiles;
   int slots;
+  int groups_per_block;
   int group_rows;       // 1, 2, 4 or 8
   int group_shift;      // its logarithm
   int frame_tiles;      // tiles of 8 (row, frame) pairs that a group's window fills
@@ -48,6 +49,7 @@ struct ResidentPlan {
   int first_duration_block;
   // Byte offsets into dynamic shared memory.
   int recurrent_weights;
+  int projection_weights;
   int encoder_frames;
   int joint_weights;
   int column_biases;
@@ -60,6 +62,7 @@ struct ResidentPlan {
   int64_t partials;
   int64_t duration_partials;
   int64_t partial_sums;
+  int64_t kept_outputs;
   int64_t progress;
   int64_t scratch_bytes;
 };
