@@ -122,6 +122,8 @@ inline SavedRows check_save_rows(const std::vector<Tensor>& state, const std::ve
     check(dim >= 0 and dim < state[i].dim(), call.op,
           ": batch_dims must name a dimension of each state, got ", dim, " for shape ", shape_of(state[i]),
           ".");
+    check(state[i].size(dim) >= batch, call.op, ": state[", i, "] must hold at least ", batch, " rows, got ",
+          state[i].size(dim), ".");
     std::vector<int64_t> shape(state[i].sizes().begin(), state[i].sizes().end());
     shape[dim] = batch;
     saved.tensors.push_back(torch::stable::new_empty(state[i], shape));

@@ -18,9 +18,9 @@ RECORD = 4
 class PackedLabels:
     """The result of `ops.pack_labels` for B rows, on its device or on the host.
 
-    The host learns how many labels there are by reading them. So a first copy takes as many as are likely, and
-    a second one what is left, if anything; then the device's tensor, which has room for the most that there
-    can be, is let go. Several threads may use one object.
+    The host learns how many labels there are by reading them. So a first copy takes as many as are likely,
+    and a second one what is left, if anything; then the device's tensor, which has room for the most that
+    there can be, is let go. Several threads may use one object.
 
     Parameters
     ----------

@@ -30,13 +30,13 @@ class Hypothesis:
 class DecodeResult:
     """The labels of B utterances: packed on the decoder's device, made into tensors or lists when asked for.
 
-    `scores`, `lengths` and `state` do not wait for the device. The first use of the others waits until the work
-    of this call is done, and no later work. `hypotheses` then reads host memory alone: the copy that the
-    decoder has started, or else one that starts now.
+    `scores`, `lengths` and `state` do not wait for the device. The first use of the others waits until the
+    work of this call is done, and no later work. `hypotheses` then reads host memory alone: the copy that
+    the decoder has started, or else one that starts now.
 
-    Tensors are on the decoder's device, for the stream that is current, and are kept once made. Until the host
-    has read the labels, a result on a GPU holds 16 * B * (T * max_symbols + 1) bytes there; after that only
-    the tensors that were asked for. Results can be pickled and given to `torch.save`.
+    Tensors are on the decoder's device, for the stream that is current, and are kept once made. Until the
+    host has read the labels, a result on a GPU holds 16 * B * (T * max_symbols + 1) bytes there; after that
+    only the tensors that were asked for. Results can be pickled and given to `torch.save`.
 
     Lengths that are on a GPU are looked at here: where one lies outside 0 .. T, what waits raises
     ArgumentError. Such a row has been decoded as if its length had been limited to 0 .. T.
@@ -81,7 +81,7 @@ class DecodeResult:
         """The result of a call with T = 0; lengths [B] as they were given."""
         device = state.output.device
         rows = torch.zeros(state.batch, RECORD, dtype=torch.int32, device=device)
-        if lengths.device.type != "cuda":
+        if device.type != "cuda":
             return cls(PackedLabels(rows, state.batch), state)
         int32 = torch.iinfo(torch.int32)
         rows[:, 3] = lengths.clamp(int32.min, int32.max)
@@ -113,11 +113,11 @@ class DecodeResult:
         records = self._labels.host()
         return records[: self._labels.batch], records[self._labels.batch :]
 
-    # Tensors outlive the call that asks for them first: made in its inference mode, they could not be used
-    # outside of it.
     def _rows(self, column: int) -> Tensor:
         return self._labels.on_device()[: self._labels.batch, column]
 
+    # Tensors outlive the call that asks for them first: made in its inference mode, they could not be used
+    # outside of it.
     @cached_property
     @torch.inference_mode(False)
     def _padded(self) -> tuple[Tensor, Tensor]:
@@ -155,12 +155,8 @@ class DecodeResult:
     @torch.inference_mode(False)
     def log_probs(self) -> Tensor:
         records, beyond = self._padded
-        return (
-            records[..., 3]
-            .clone(memory_format=torch.contiguous_format)
-            .view(torch.float32)
-            .masked_fill_(beyond, 0.0)
-        )
+        bits = records[..., 3].clone(memory_format=torch.contiguous_format)
+        return bits.view(torch.float32).masked_fill_(beyond, 0.0)
 
     @cached_property
     @torch.inference_mode(False)
