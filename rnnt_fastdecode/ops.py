@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import fakes
 from .errors import ArgumentError, RnntFastdecodeError
 
 __all__ = [
@@ -53,6 +54,7 @@ def _load() -> bool:
 
 #: True if this process has the CUDA kernels: they were built, and torch is a CUDA build.
 cuda_ops_loaded: bool = _load()
+fakes.register()
 
 
 def _call(op: Callable[..., Any], *arguments: Any) -> Any:
@@ -364,57 +366,3 @@ def pack_labels(
     """
     op = torch.ops.rnnt_fastdecode.pack_labels.default
     return _call(op, tokens, frames, token_durations, log_probs, counts, lengths, decoded_lengths, room)
-
-
-@torch.library.register_fake("rnnt_fastdecode::joint_argmax")
-def _joint_argmax_fake(
-    encoder: Tensor,
-    predictor: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    times: Tensor,
-    lengths: Tensor,
-    window: int,
-    num_durations: int,
-    activation: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    shape = (times.shape[0], window)
-    return times.new_empty(shape), times.new_empty(shape), times.new_empty(shape, dtype=torch.float32)
-
-
-@torch.library.register_fake("rnnt_fastdecode::save_rows")
-def _save_rows_fake(
-    state: list[Tensor],
-    batch_dims: list[int],
-    times: Tensor,
-    row_lengths: Tensor,
-    decoded_lengths: Tensor,
-    batch: int,
-) -> list[Tensor]:
-    copies = [
-        tensor.new_empty([batch if d == dim else size for d, size in enumerate(tensor.shape)])
-        for tensor, dim in zip(state, batch_dims, strict=True)
-    ]
-    return [*copies, times.new_empty(batch), decoded_lengths.new_empty(batch)]
-
-
-@torch.library.register_fake("rnnt_fastdecode::pack_labels")
-def _pack_labels_fake(
-    tokens: Tensor,
-    frames: Tensor,
-    token_durations: Tensor,
-    log_probs: Tensor,
-    counts: Tensor,
-    lengths: Tensor,
-    decoded_lengths: Tensor,
-    room: int,
-) -> Tensor:
-    return tokens.new_empty((lengths.shape[0] + room, 4))
-
-
-def _in_place_fake(*_arguments: Any, **_keywords: Any) -> None:
-    """In-place ops have no results."""
-
-
-for _name in ("predictor_step_", "kv_cache_update_", "greedy_rounds_", "load_rows_"):
-    torch.library.register_fake(f"rnnt_fastdecode::{_name}", _in_place_fake)
