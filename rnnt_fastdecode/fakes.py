@@ -1,7 +1,8 @@
-"""Fake kernels: the shapes and dtypes of what the ops return, for `torch.compile`. `ops.py` registers them."""
+"""Fake kernels: shapes and dtypes of what the ops return, for `torch.compile`; `ops.py` registers them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,7 +58,13 @@ def _in_place(*_arguments: Any, **_keywords: Any) -> None:
 
 def register() -> None:
     """Make them known to torch; the op library must have been loaded."""
-    results = {"joint_argmax": _joint_argmax, "save_rows": _save_rows, "pack_labels": _pack_labels}
+    results: dict[str, Callable[..., Any]] = {
+        "joint_argmax": _joint_argmax,
+        "save_rows": _save_rows,
+        "pack_labels": _pack_labels,
+    }
     in_place = ("predictor_step_", "kv_cache_update_", "greedy_rounds_", "load_rows_")
-    for name, fake in {**results, **dict.fromkeys(in_place, _in_place)}.items():
+    for name, fake in results.items():
         torch.library.register_fake(f"rnnt_fastdecode::{name}", fake)
+    for name in in_place:
+        torch.library.register_fake(f"rnnt_fastdecode::{name}", _in_place)
