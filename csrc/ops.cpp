@@ -2,11 +2,11 @@
 // cuda/*.cu.
 //
 // Letters: B batch, T encoder frames, V vocabulary with blank, N number of durations, J joint width, H
-// predictor width, W window of frames, C capacity, S slots, L predictor layers. "dtype" is float32, bfloat16
-// or float16 and is the same for every floating point tensor of a call unless said otherwise; integer tensors
-// are int32. Tensors are contiguous, except that encoder may have any stride along B. The full meaning, with
-// shapes, units and errors, stands in rnnt_fastdecode/ops.py; the specification as plain PyTorch in
-// rnnt_fastdecode/reference/.
+// predictor width, W window of frames, C capacity, R rows of the loop's buffers, S slots, L predictor layers.
+// "dtype" is float32, bfloat16 or float16 and is the same for every floating point tensor of a call unless
+// said otherwise; integer tensors are int32. Tensors are contiguous, except that encoder may have any stride
+// along B. The full meaning, with shapes, units and errors, stands in rnnt_fastdecode/ops.py; the
+// specification as plain PyTorch in rnnt_fastdecode/reference/.
 
 #include <torch/csrc/stable/library.h>
 
@@ -52,6 +52,28 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
       "Tensor(e!) tokens, Tensor(f!) frames, Tensor(g!) token_durations, Tensor(h!) log_probs, Tensor(i!) "
       "counts, "
       "Tensor(j!) active, Tensor(k!)[] workspace, int condition=0) -> ()");
+
+  // Before the loop: puts B utterances into the first of the loop's R rows; the other rows get no frames.
+  // lengths [B] (int32 or int64) are limited to 0 .. frames. time_jumps and every tensor of given have B
+  // rows, or one that all rows get; given[i] goes to state[i], whose rows lie along batch_dims[i].
+  m.def(
+      "load_rows_(Tensor lengths, Tensor time_jumps, Tensor[] given, int[] batch_dims, int frames, "
+      "Tensor(a!) row_lengths, Tensor(b!) times, Tensor(c!) symbols, Tensor(d!) counts, Tensor(e!)[] state) "
+      "-> ()");
+
+  // After the loop: copies of the first `batch` rows of each state tensor, then time_jumps int32 [B], the
+  // frames by which times lie beyond row_lengths, and decoded_lengths int64 [B] with row_lengths added.
+  m.def(
+      "save_rows(Tensor[] state, int[] batch_dims, Tensor times, Tensor row_lengths, Tensor decoded_lengths, "
+      "int batch) -> Tensor[]");
+
+  // The labels of the first B rows of the tables [R,C], one row after the other. Returns int32 [B + room, 4]:
+  // for each row where its labels begin, how many there are, the sum of their log-probabilities and its
+  // length as given; then for each label token, frame with decoded_lengths added, duration, log-probability.
+  // Float32 values keep their bits.
+  m.def(
+      "pack_labels(Tensor tokens, Tensor frames, Tensor token_durations, Tensor log_probs, Tensor counts, "
+      "Tensor lengths, Tensor decoded_lengths, int room) -> Tensor");
 
   // Scratch memory of the resident kernel in bytes; 0 where it cannot run: on a CPU, for this dtype, or
   // because the weights (V + N rows of joint weight, the predictor's) do not fit the device's shared memory.

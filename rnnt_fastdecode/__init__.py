@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .encoder import FastConformer, FastConformerConfig
-    from .errors import ArgumentError, AudioError, CheckpointError, RnntFastdecodeError
+    from .errors import ArgumentError, AudioError, CaptureError, CheckpointError, RnntFastdecodeError
     from .models import SpeechModel, Transcript, load
     from .transducer import (
         CtcHead,
@@ -28,6 +28,7 @@ _HOMES = {
     "FastConformerConfig": "encoder",
     "ArgumentError": "errors",
     "AudioError": "errors",
+    "CaptureError": "errors",
     "CheckpointError": "errors",
     "RnntFastdecodeError": "errors",
     "SpeechModel": "models",

@@ -9,6 +9,10 @@ class ArgumentError(RnntFastdecodeError, ValueError):
     """An argument has a wrong type, shape, dtype, device or value."""
 
 
+class CaptureError(RnntFastdecodeError):
+    """A call was made while its CUDA stream is being recorded into a graph, which it cannot be."""
+
+
 class AudioError(RnntFastdecodeError):
     """An audio file is missing, broken, empty or not audio."""
 

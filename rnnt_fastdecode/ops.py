@@ -5,9 +5,10 @@ PyTorch what it means. Ops are for inference: they have no gradients. The functi
 raise `ArgumentError` where an argument is wrong; under `torch.compile` the ops can also be called directly.
 
 Letters: B batch, T encoder frames, V vocabulary with blank, N number of durations, J joint width, H predictor
-width, W window of frames, C capacity, S slots, L predictor layers. "dtype" is float32, bfloat16 or float16
-and must be the same for all floating point tensors of a call, except where float32 is stated. Integer tensors
-are int32. All tensors are contiguous and on one device. Sums are taken in float32 whatever the dtype.
+width, W window of frames, C capacity, R rows of the loop's buffers, S slots, L predictor layers. "dtype" is
+float32, bfloat16 or float16 and must be the same for all floating point tensors of a call, except where
+float32 is stated. Integer tensors are int32 unless said otherwise. All tensors are contiguous and on one
+device. Sums are taken in float32 whatever the dtype, unless said otherwise.
 """
 
 from __future__ import annotations
@@ -19,9 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import fakes
 from .errors import ArgumentError, RnntFastdecodeError
 
-__all__ = ["cuda_ops_loaded", "greedy_rounds_", "joint_argmax", "kv_cache_update_", "predictor_step_"]
+__all__ = [
+    "cuda_ops_loaded",
+    "greedy_rounds_",
+    "joint_argmax",
+    "kv_cache_update_",
+    "load_rows_",
+    "pack_labels",
+    "predictor_step_",
+    "save_rows",
+]
 
 _LIBRARIES = Path(__file__).resolve().parent / "_lib"
 
@@ -43,6 +54,7 @@ def _load() -> bool:
 
 #: True if this process has the CUDA kernels: they were built, and torch is a CUDA build.
 cuda_ops_loaded: bool = _load()
+fakes.register()
 
 
 def _call(op: Callable[..., Any], *arguments: Any) -> Any:
@@ -251,25 +263,106 @@ def greedy_rounds_(
     )
 
 
-@torch.library.register_fake("rnnt_fastdecode::joint_argmax")
-def _joint_argmax_fake(
-    encoder: Tensor,
-    predictor: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    times: Tensor,
+def load_rows_(
     lengths: Tensor,
-    window: int,
-    num_durations: int,
-    activation: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    shape = (times.shape[0], window)
-    return times.new_empty(shape), times.new_empty(shape), times.new_empty(shape, dtype=torch.float32)
+    time_jumps: Tensor,
+    given: Sequence[Tensor],
+    batch_dims: Sequence[int],
+    frames: int,
+    row_lengths: Tensor,
+    times: Tensor,
+    symbols: Tensor,
+    counts: Tensor,
+    state: Sequence[Tensor],
+) -> None:
+    """Puts B utterances into the first of the R rows of the loop's buffers, in place.
+
+    Args:
+        lengths: [B] int32 or int64, valid frames; what lies outside 0 .. frames is limited to it.
+        time_jumps: [B] int32, first frame of each row; or [1], the same for all.
+        given: tensors of any dtype and shape with B rows, or with one row that all get.
+        batch_dims: the dimension of each along which its rows lie.
+        frames: T of this call, at most that of the buffers.
+        row_lengths, times, symbols, counts: [R] int32, as for `greedy_rounds_`; rows from B on get length 0,
+            symbols and counts become 0. Modified in place.
+        state: like `given` with R rows each. Modified in place; rows from B on stay.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device or layout.
+    """
+    op = torch.ops.rnnt_fastdecode.load_rows_.default
+    _call(
+        op,
+        lengths,
+        time_jumps,
+        list(given),
+        list(batch_dims),
+        frames,
+        row_lengths,
+        times,
+        symbols,
+        counts,
+        list(state),
+    )
 
 
-def _in_place_fake(*_arguments: Any, **_keywords: Any) -> None:
-    """In-place ops have no results."""
+def save_rows(
+    state: Sequence[Tensor],
+    batch_dims: Sequence[int],
+    times: Tensor,
+    row_lengths: Tensor,
+    decoded_lengths: Tensor,
+    batch: int,
+) -> list[Tensor]:
+    """Copies what the loop left in the first B of its R rows.
+
+    Args:
+        state: tensors of any dtype and shape with R rows.
+        batch_dims: the dimension of each along which its rows lie.
+        times, row_lengths: [R] int32, as the loop left them.
+        decoded_lengths: [B] int64, frames before this call; or [1], the same for all.
+        batch: B.
+
+    Returns:
+        The first B rows of each tensor of `state`, then time_jumps [B] int32, the frames by which times lie
+        beyond row_lengths (at least 0), and decoded_lengths + row_lengths [B] int64.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device, layout or value.
+    """
+    op = torch.ops.rnnt_fastdecode.save_rows.default
+    return _call(op, list(state), list(batch_dims), times, row_lengths, decoded_lengths, batch)
 
 
-for _name in ("predictor_step_", "kv_cache_update_", "greedy_rounds_"):
-    torch.library.register_fake(f"rnnt_fastdecode::{_name}", _in_place_fake)
+def pack_labels(
+    tokens: Tensor,
+    frames: Tensor,
+    token_durations: Tensor,
+    log_probs: Tensor,
+    counts: Tensor,
+    lengths: Tensor,
+    decoded_lengths: Tensor,
+    room: int,
+) -> Tensor:
+    """The labels of the first B rows of the loop's tables, one row after the other, in one tensor.
+
+    Args:
+        tokens, frames, token_durations: [R, C] int32 and log_probs: [R, C] float32, as `greedy_rounds_`
+            leaves them.
+        counts: [R] int32, labels of each row.
+        lengths: [B] int32 or int64, frames of each row as the caller gave them; only copied.
+        decoded_lengths: [B] int64, frames before this call, added to `frames`; or [1], the same for all.
+        room: labels that the result has room for. On the CPU it must hold all; on CUDA what does not fit is
+            left out, though still counted.
+
+    Returns:
+        [B + room, 4] int32. B records of rows: place of the first label, number of labels, sum of the
+        log-probabilities (float32 bits), length. Then the records of labels: token, frame, duration,
+        log-probability (float32 bits). Places count from record B on; records that no label takes are not
+        initialised. Frames are int32: they wrap after 2**31 - 1. The sum is taken in float64.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device or layout; on the CPU also a wrong value.
+    """
+    op = torch.ops.rnnt_fastdecode.pack_labels.default
+    return _call(op, tokens, frames, token_durations, log_probs, counts, lengths, decoded_lengths, room)

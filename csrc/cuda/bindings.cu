@@ -1,9 +1,5 @@
 // The CUDA kernels as torch ops: checks, output tensors, dtype dispatch, the current stream; no arithmetic.
 
-#include <cuda_runtime.h>
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
@@ -12,6 +8,7 @@
 #include "greedy_rounds.cuh"
 #include "joint_argmax.cuh"
 #include "kv_cache_update.cuh"
+#include "launch.h"
 #include "predictor_step.cuh"
 #include "resident/resident.cuh"
 
@@ -19,23 +16,6 @@ namespace rnnt_fastdecode {
 namespace {
 
 constexpr int kPartialWords = sizeof(cuda::JointPartial) / sizeof(int);
-
-void check_cuda(const char* op, cudaError_t error) {
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string(op) + ": CUDA error: " + cudaGetErrorString(error));
-  }
-}
-
-// Makes the tensor's device current and knows its stream.
-struct Launch {
-  explicit Launch(const Tensor& tensor) : guard(tensor.get_device_index()) {
-    void* raw = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &raw));
-    stream = static_cast<cudaStream_t>(raw);
-  }
-  torch::stable::accelerator::DeviceGuard guard;
-  cudaStream_t stream;
-};
 
 int multiprocessors(int device) {
   int count = 0;
@@ -55,10 +35,6 @@ void dispatch(ScalarType dtype, Function function) {
       return function(__half{});
   }
 }
-
-const int* ints(const Tensor& tensor) { return static_cast<const int*>(tensor.const_data_ptr()); }
-int* mutable_ints(const Tensor& tensor) { return static_cast<int*>(tensor.mutable_data_ptr()); }
-float* mutable_floats(const Tensor& tensor) { return static_cast<float*>(tensor.mutable_data_ptr()); }
 
 cuda::JointProblem joint_problem(const JointSizes& sizes, const Tensor& encoder, const Tensor& predictor,
                                  const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& times,
@@ -233,7 +209,7 @@ int64_t greedy_resident_bytes(Tensor weight, std::string predictor_kind,
   return plan_resident(shape, weight.get_device_index(), &plan) ? plan.scratch_bytes : 0;
 }
 
-// The whole loop, kResidentRows rows at a time.
+// The whole loop, as many rows at a time as one launch takes.
 void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda::GreedyProblem& greedy,
                   const std::vector<Tensor>& weights, const std::vector<Tensor>& state, const Tensor& output,
                   const std::vector<Tensor>& workspace) {
@@ -247,7 +223,8 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
   const int total = greedy.joint.batch;
   check_cuda(call.op, cudaMemsetAsync(greedy.active, 0, sizeof(int), launch.stream));
   const size_t element = output.element_size();
-  for (int first = 0; first < total; first += cuda::kResidentRows) {
+  const int most = cuda::resident_rows(sizes.joint.dtype != ScalarType::Float);
+  for (int first = 0; first < total; first += most) {
     cuda::ResidentProblem problem{
         .greedy = greedy,
         .gate_table = static_cast<const float*>(workspace[0].const_data_ptr()),
@@ -269,7 +246,7 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
         .scratch = static_cast<unsigned char*>(workspace[1].mutable_data_ptr())};
     cuda::GreedyProblem& part = problem.greedy;
     cuda::JointProblem& joint = part.joint;
-    joint.batch = std::min(cuda::kResidentRows, total - first);
+    joint.batch = std::min(most, total - first);
     const auto moved = [&](const void* base, int64_t elements) {
       return static_cast<unsigned char*>(const_cast<void*>(base)) + first * elements * element;
     };

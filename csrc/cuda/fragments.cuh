@@ -38,12 +38,24 @@ __device__ inline void multiply_16<__half>(float (&sums)[4], unsigned a0, unsign
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// The weights of rows g and g + 8 of a chunk, in the order in which the products take them.
+struct WeightFragment {
+  uint4 first;
+  uint4 second;
+};
+
+// From the 16 bytes of either row.
+__device__ inline WeightFragment interleave(const uint4& low, const uint4& high) {
+  return {{low.x, high.x, low.y, high.y}, {low.z, high.z, low.w, high.w}};
+}
+
 // sums += (weights of rows g and g + 8) x (row g of the batch) over a chunk. Of `sums`, 0 and 1 belong to
 // weight row g and batch rows 2 t and 2 t + 1, 2 and 3 to weight row g + 8.
 template <typename T>
-__device__ inline void multiply_chunk(float (&sums)[4], const uint4& low, const uint4& high, const uint4& x) {
-  multiply_16<T>(sums, low.x, high.x, low.y, high.y, x.x, x.y);
-  multiply_16<T>(sums, low.z, high.z, low.w, high.w, x.z, x.w);
+__device__ inline void multiply_chunk(float (&sums)[4], const WeightFragment& weights, const uint4& x) {
+  const uint4 &a = weights.first, &b = weights.second;
+  multiply_16<T>(sums, a.x, a.y, a.z, a.w, x.x, x.y);
+  multiply_16<T>(sums, b.x, b.y, b.z, b.w, x.z, x.w);
 }
 
 }  // namespace rnnt_fastdecode::cuda

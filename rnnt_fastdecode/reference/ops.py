@@ -1,7 +1,7 @@
 """What every op means, one obvious loop each, in the dtype of its arguments (float64 for a yardstick).
 
 Letters: B batch, T encoder frames, V vocabulary with blank, N number of durations, J joint width, H predictor
-width, W window, C context or capacity, S slots, L predictor layers.
+width, W window, C context or capacity, R rows of the loop's buffers, S slots, L predictor layers.
 """
 
 from __future__ import annotations
@@ -111,3 +111,68 @@ def kv_cache_update(
             key_cache[slot, :, place] = keys[b, i]
             value_cache[slot, :, place] = values[b, i]
     return key_cache, value_cache
+
+
+def load_rows(
+    lengths: Tensor,
+    time_jumps: Tensor,
+    given: list[Tensor],
+    batch_dims: list[int],
+    frames: int,
+    times: Tensor,
+    state: list[Tensor],
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """(row_lengths, times, state) of R rows, after B utterances have been put into the first of them."""
+    row_lengths, times = torch.zeros_like(times), times.clone()
+    state = [tensor.clone() for tensor in state]
+    for b in range(lengths.shape[0]):
+        row_lengths[b] = min(max(int(lengths[b]), 0), frames)
+        times[b] = time_jumps[b % len(time_jumps)]
+        for own, tensor, dim in zip(state, given, batch_dims, strict=True):
+            own.select(dim, b).copy_(tensor.select(dim, b % tensor.shape[dim]))
+    return row_lengths, times, state
+
+
+def save_rows(
+    state: list[Tensor],
+    batch_dims: list[int],
+    times: Tensor,
+    row_lengths: Tensor,
+    decoded_lengths: Tensor,
+    batch: int,
+) -> list[Tensor]:
+    """Copies of the first B rows of `state`, then time_jumps int32 [B] and decoded_lengths int64 [B]."""
+    time_jumps = [max(int(times[b]) - int(row_lengths[b]), 0) for b in range(batch)]
+    decoded = [int(decoded_lengths[b % len(decoded_lengths)]) + int(row_lengths[b]) for b in range(batch)]
+    return [
+        *(tensor.narrow(dim, 0, batch).clone() for tensor, dim in zip(state, batch_dims, strict=True)),
+        torch.tensor(time_jumps, dtype=torch.int32),
+        torch.tensor(decoded, dtype=torch.int64),
+    ]
+
+
+def pack_labels(
+    tokens: Tensor,
+    frames: Tensor,
+    token_durations: Tensor,
+    log_probs: Tensor,
+    counts: Tensor,
+    lengths: Tensor,
+    decoded_lengths: Tensor,
+) -> Tensor:
+    """int32 [B + U, 4], U the number of all labels: a record for each row, then one for each label.
+
+    A row's record: place of its first label, their number, the sum of their log-probabilities as float32 bits
+    and its length. A label's: token, frame with decoded_lengths added, duration, log-probability as bits.
+    """
+    rows: list[list[int]] = []
+    labels: list[list[int]] = []
+    for b in range(lengths.shape[0]):
+        count = int(counts[b])
+        score = log_probs[b, :count].double().sum().float()
+        rows.append([len(labels), count, int(score.view(torch.int32)), int(lengths[b])])
+        for u in range(count):
+            frame = int(frames[b, u]) + int(decoded_lengths[b % len(decoded_lengths)])
+            bits = int(log_probs[b, u].view(torch.int32))
+            labels.append([int(tokens[b, u]), frame, int(token_durations[b, u]), bits])
+    return torch.tensor([*rows, *labels], dtype=torch.int32).reshape(-1, 4)

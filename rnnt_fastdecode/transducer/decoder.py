@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import ops
 from ..errors import ArgumentError
@@ -106,32 +105,37 @@ class GreedyDecoder:
     @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(
-        self, encoder_output: Tensor, lengths: Tensor, state: DecodeState | None = None
+        self,
+        encoder_output: Tensor,
+        lengths: Tensor,
+        state: DecodeState | None = None,
+        copy: bool = True,
     ) -> DecodeResult:
-        """Decode a batch, or the next chunk of one.
+        """Decode a batch, or the next chunk of one. On a GPU this does not wait for the result.
 
         Parameters
         ----------
         encoder_output: [B, T, D] floating point on the decoder's device; converted to the weights' dtype
             before the joint's encoder projection.
         lengths: [B] int32 or int64, valid frames of each row, 0 <= lengths <= T; on the decoder's device or
-            on the CPU.
+            on the CPU. On a GPU they are looked at when the result is read; see `DecodeResult`.
         state: `DecodeResult.state` of the chunk before; None at the start.
+        copy: on a GPU, start the asynchronous copy of the labels to page-locked host memory behind the
+            decoding: 16 * B * (T + 1) bytes. False leaves it to `DecodeResult.start_copy` or to the first
+            use.
 
         Raises
         ------
         ArgumentError: an argument with a wrong shape, dtype, device or value; nothing has run then.
+        CaptureError: the current CUDA stream is being captured; nothing has run then.
         """
-        lengths = self._check(encoder_output, lengths, state)
-        if state is None:
-            state = self.initial_state(encoder_output.shape[0])
+        self._check(encoder_output, lengths, state)
         if encoder_output.shape[0] == 0 or encoder_output.shape[1] == 0:
-            return self._nothing(state)
-        joint = self._joint
-        projected = F.linear(encoder_output.to(self.dtype), joint.encoder_weight, joint.encoder_bias)
-        return self._runner(projected, lengths, state)
+            state = self.initial_state(encoder_output.shape[0]) if state is None else state
+            return DecodeResult.without_frames(lengths, state)
+        return self._runner(encoder_output, lengths, self._start if state is None else state, copy)
 
-    def _check(self, encoder_output: Tensor, lengths: Tensor, state: DecodeState | None) -> Tensor:
+    def _check(self, encoder_output: Tensor, lengths: Tensor, state: DecodeState | None) -> None:
         width = self._joint.encoder_weight.shape[1]
         if encoder_output.ndim != 3 or encoder_output.shape[2] != width:
             raise ArgumentError(f"encoder_output must be [B, T, {width}], got {list(encoder_output.shape)}")
@@ -144,19 +148,18 @@ class GreedyDecoder:
             raise ArgumentError(
                 f"lengths must be [{batch}] int32 or int64, got {list(lengths.shape)} {lengths.dtype}"
             )
-        if lengths.device not in (self.device, torch.device("cpu")):
-            raise ArgumentError(f"lengths must be on {self.device} or the CPU, got {lengths.device}")
-        if batch > 0:
-            least, most = (int(value) for value in torch.stack(lengths.aminmax()).tolist())
+        if lengths.device.type == "cpu":
+            least, most = (int(value) for value in lengths.aminmax()) if batch > 0 else (0, 0)
             if least < 0 or most > frames:
                 raise ArgumentError(
                     f"lengths must lie between 0 and {frames} frames, got {least if least < 0 else most}"
                 )
+        elif lengths.device != self.device:
+            raise ArgumentError(f"lengths must be on {self.device} or the CPU, got {lengths.device}")
         if state is not None and (state.batch != batch or state.output.device != self.device):
             raise ArgumentError(
                 f"state must hold {batch} rows on {self.device}, got {state.batch} on {state.output.device}"
             )
-        return lengths.to(self.device)
 
     def _start_of_sequence(self) -> DecodeState:
         blank_id = self.rules.blank_id
@@ -164,18 +167,11 @@ class GreedyDecoder:
         output = self._joint.weight.new_zeros(1, self._joint.weight.shape[1])
         label = torch.full((1,), blank_id, dtype=torch.int32, device=self.device)
         ops.predictor_step_(self._predictor.kind, self._predictor.weights, label, state, output)
+        batch_dims = self._predictor.batch_dims
         return DecodeState(
-            tuple(state),
-            self._predictor.batch_dims,
+            tuple(state[: len(batch_dims)]),
+            batch_dims,
             output,
             torch.zeros(1, dtype=torch.int32, device=self.device),
             torch.zeros(1, dtype=torch.int64, device=self.device),
         )
-
-    def _nothing(self, state: DecodeState) -> DecodeResult:
-        def empty(dtype: torch.dtype) -> Tensor:
-            return torch.zeros(state.batch, 0, dtype=dtype, device=self.device)
-
-        lengths = torch.zeros(state.batch, dtype=torch.int64, device=self.device)
-        whole = empty(torch.int64)
-        return DecodeResult(whole, whole, whole, empty(torch.float32), lengths, state)

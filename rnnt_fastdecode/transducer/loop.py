@@ -42,31 +42,60 @@ class LoopBuffers:
         weight = joint.weight
         device = weight.device
         capacity = frames * rules.max_symbols
-        self.encoder = weight.new_zeros(batch, frames, weight.shape[1])
+        self.encoder = weight.new_empty(batch, frames, weight.shape[1])
+        self._encoder_rows = self.encoder.view(-1, weight.shape[1])
+        self._encoder_weight = joint.encoder_weight.t()
         self.predictor_state = predictor.zero_state(batch, rules.blank_id)
         self.predictor_output = weight.new_zeros(batch, weight.shape[1])
+        # What lasts from call to call, and the dimension of its rows.
+        self._batch_dims = (*predictor.batch_dims, 0)
+        self._lasting = [*self.predictor_state[: len(predictor.batch_dims)], self.predictor_output]
         self.lengths, self.times, self.symbols, self.counts = (
             torch.zeros(batch, dtype=torch.int32, device=device) for _ in range(4)
         )
         self.tokens, self.token_frames, self.token_durations = (
-            torch.zeros(batch, capacity, dtype=torch.int32, device=device) for _ in range(3)
+            torch.empty(batch, capacity, dtype=torch.int32, device=device) for _ in range(3)
         )
-        self.log_probs = torch.zeros(batch, capacity, dtype=torch.float32, device=device)
+        self.log_probs = torch.empty(batch, capacity, dtype=torch.float32, device=device)
         self.active = torch.zeros(1, dtype=torch.int32, device=device)
         self.workspace = loop_workspace(batch, rules.window, device)
 
-    def load(self, encoder: Tensor, lengths: Tensor, state: DecodeState) -> None:
-        """Put a batch into the first rows; the other rows have no frames. encoder [B, T, J] is projected."""
-        batch, frames = encoder.shape[:2]
-        self.encoder[:batch, :frames].copy_(encoder)
-        self.lengths[:batch].copy_(lengths)
-        self.lengths[batch:].zero_()
-        self.times[:batch].copy_(state.time_jumps)
-        self.predictor_output[:batch].copy_(state.output)
-        for own, given, dim in zip(self.predictor_state, state.predictor, state.batch_dims, strict=True):
-            own.narrow(dim, 0, batch).copy_(given)
-        self.symbols.zero_()
-        self.counts.zero_()
+    def load(self, encoder_output: Tensor, lengths: Tensor, state: DecodeState) -> None:
+        """Put a batch into the first rows; the other rows have no frames.
+
+        encoder_output: [B, T, D] floating point. lengths: [B], limited to 0 .. T. state: of B rows, or of one
+        that all rows start from.
+        """
+        self._project(encoder_output)
+        ops.load_rows_(
+            lengths,
+            state.time_jumps,
+            (*state.predictor, state.output),
+            self._batch_dims,
+            encoder_output.shape[1],
+            self.lengths,
+            self.times,
+            self.symbols,
+            self.counts,
+            self._lasting,
+        )
+
+    def _project(self, encoder_output: Tensor) -> None:
+        """The joint's encoder projection, into the buffer. Autocast leaves ops with `out` alone."""
+        batch, frames, width = encoder_output.shape
+        rows = encoder_output.to(self.encoder.dtype).reshape(-1, width)
+        in_place = frames == self.frames
+        out = (
+            self._encoder_rows[: batch * frames]
+            if in_place
+            else rows.new_empty(len(rows), self.encoder.shape[2])
+        )
+        if self.joint.encoder_bias is None:
+            torch.mm(rows, self._encoder_weight, out=out)
+        else:
+            torch.addmm(self.joint.encoder_bias, rows, self._encoder_weight, out=out)
+        if not in_place:
+            self.encoder[:batch, :frames].copy_(out.view(batch, frames, -1))
 
     def run_rounds(self, rounds: int, condition: int = 0) -> None:
         """`ops.greedy_rounds_` on these buffers."""
@@ -98,14 +127,22 @@ class LoopBuffers:
             condition,
         )
 
-    def state(self, batch: int, decoded_lengths: Tensor) -> DecodeState:
-        """A copy of the state of the first rows; decoded_lengths [B] as it was before this chunk."""
-        dims = self.predictor.batch_dims
-        pairs = zip(self.predictor_state, dims, strict=True)
-        return DecodeState(
-            tuple(own.narrow(dim, 0, batch).clone() for own, dim in pairs),
-            dims,
-            self.predictor_output[:batch].clone(),
-            (self.times[:batch] - self.lengths[:batch]).clamp(min=0),
-            decoded_lengths + self.lengths[:batch],
+    def labels(self, lengths: Tensor, state: DecodeState, room: int) -> Tensor:
+        """`ops.pack_labels` of the first rows; lengths [B] and the state as they were loaded."""
+        return ops.pack_labels(
+            self.tokens,
+            self.token_frames,
+            self.token_durations,
+            self.log_probs,
+            self.counts,
+            lengths,
+            state.decoded_lengths,
+            room,
         )
+
+    def state(self, batch: int, decoded_lengths: Tensor) -> DecodeState:
+        """A copy of the state of the first rows; decoded_lengths [B] or [1] as it was before this chunk."""
+        *predictor, output, time_jumps, decoded = ops.save_rows(
+            self._lasting, self._batch_dims, self.times, self.lengths, decoded_lengths, batch
+        )
+        return DecodeState(tuple(predictor), self.predictor.batch_dims, output, time_jumps, decoded)

@@ -8,7 +8,9 @@ import warnings
 import torch
 from torch import Tensor
 
+from ..errors import CaptureError
 from .graph_loop import GraphLoop, GraphLoopError
+from .labels import PackedLabels
 from .loop import LoopBuffers
 from .results import DecodeResult
 from .rules import GreedyRules
@@ -19,24 +21,33 @@ from .weights import JointWeights, PredictorWeights
 ROUNDS_PER_ITERATION = 4
 
 
-def collect(buffers: LoopBuffers, batch: int, state: DecodeState) -> DecodeResult:
-    """Copy the finished rows out of the buffers; waits for the device once, to learn the longest row."""
-    counts = buffers.counts[:batch].to(torch.int64)
-    longest = int(counts.max())
-    beyond = torch.arange(longest, device=counts.device) >= counts.unsqueeze(1)
+def collect(
+    buffers: LoopBuffers,
+    lengths: Tensor,
+    frames: int,
+    state: DecodeState,
+    ready: torch.cuda.Event | None,
+    copy: bool,
+) -> DecodeResult:
+    """Take what the loop has left in the buffers, without waiting for it.
 
-    def rows(buffer: Tensor, padding: int) -> Tensor:
-        return buffer[:batch, :longest].to(torch.int64).masked_fill_(beyond, padding)
-
-    frames = buffers.token_frames[:batch, :longest] + state.decoded_lengths.unsqueeze(1)
-    return DecodeResult(
-        tokens=rows(buffers.tokens, -1),
-        frames=frames.masked_fill_(beyond, 0),
-        durations=rows(buffers.token_durations, 0),
-        log_probs=buffers.log_probs[:batch, :longest].masked_fill(beyond, 0.0),
-        lengths=counts,
-        state=buffers.state(batch, state.decoded_lengths),
-    )
+    Parameters
+    ----------
+    lengths: [B], as given to `LoopBuffers.load` with `state`.
+    frames: T of this call, which lengths that are on a GPU must not exceed.
+    ready: recorded by the caller once this function's work has been put on the stream; None on a CPU.
+    copy: start the copy of the labels to the host.
+    """
+    batch = len(lengths)
+    if ready is None:
+        labels = PackedLabels(buffers.labels(lengths, state, int(buffers.counts.sum())), batch)
+    else:
+        room = batch * frames * buffers.rules.max_symbols
+        packed = buffers.labels(lengths, state, room)
+        labels = PackedLabels(packed, batch, likely=batch * frames, frames=frames, ready=ready)
+        if copy:
+            labels.enqueue_copy()
+    return DecodeResult(labels, buffers.state(batch, state.decoded_lengths))
 
 
 class CpuRunner:
@@ -47,11 +58,14 @@ class CpuRunner:
     def __init__(self, predictor: PredictorWeights, joint: JointWeights, rules: GreedyRules) -> None:
         self._parts = (predictor, joint, rules)
 
-    def __call__(self, encoder: Tensor, lengths: Tensor, state: DecodeState) -> DecodeResult:
-        buffers = LoopBuffers(*self._parts, batch=encoder.shape[0], frames=encoder.shape[1])
-        buffers.load(encoder, lengths, state)
+    def __call__(
+        self, encoder_output: Tensor, lengths: Tensor, state: DecodeState, copy: bool = True
+    ) -> DecodeResult:
+        batch, frames = encoder_output.shape[:2]
+        buffers = LoopBuffers(*self._parts, batch=batch, frames=frames)
+        buffers.load(encoder_output, lengths, state)
         buffers.run_rounds(-1)
-        return collect(buffers, encoder.shape[0], state)
+        return collect(buffers, lengths, frames, state, ready=None, copy=copy)
 
 
 class CudaRunner:
@@ -67,29 +81,44 @@ class CudaRunner:
         self._buffers: LoopBuffers | None = None
         self._graph: GraphLoop | None = None
         self._graph_works = True
-        self._finished = torch.cuda.Event()
         self.captures = 0
+        # A call on another stream than this one has to wait for the weights too.
+        self._finished = torch.cuda.Event()
+        self._finished.record(torch.cuda.current_stream(self._device))
 
     @property
     def path(self) -> str:
         """Which loop runs: a graph, or the host where conditional graph nodes are not to be had."""
         return "cuda graph" if self._graph_works else "cuda host loop"
 
-    def __call__(self, encoder: Tensor, lengths: Tensor, state: DecodeState) -> DecodeResult:
+    def __call__(
+        self, encoder_output: Tensor, lengths: Tensor, state: DecodeState, copy: bool = True
+    ) -> DecodeResult:
         with self._lock, torch.cuda.device(self._device):
+            if torch.cuda.is_current_stream_capturing():
+                raise CaptureError(
+                    "GreedyDecoder cannot be recorded into a CUDA graph: it launches a graph of its own and "
+                    "grows its buffers. Call it outside of the capture."
+                )
             stream = torch.cuda.current_stream()
             stream.wait_event(self._finished)
-            buffers = self._reserve(encoder.shape[0], encoder.shape[1])
+            batch, frames = encoder_output.shape[:2]
+            buffers = self._reserve(batch, frames)
+            finished = torch.cuda.Event()
             try:
-                buffers.load(encoder, lengths, state)
+                if lengths.device != self._device:
+                    # A copy of the caller's tensor: from page-locked memory it would be read later.
+                    lengths = lengths.clone().to(self._device, non_blocking=True)
+                buffers.load(encoder_output, lengths, state)
                 if self._graph is not None:
                     self._graph.launch()
                 else:
                     self._loop_on_host(buffers)
-                return collect(buffers, encoder.shape[0], state)
+                return collect(buffers, lengths, frames, state, finished, copy)
             finally:
                 # Also after a failure: what was launched may still use the buffers.
-                self._finished.record(stream)
+                finished.record(stream)
+                self._finished = finished
 
     def _reserve(self, batch: int, frames: int) -> LoopBuffers:
         have = self._buffers

@@ -15,7 +15,7 @@ class DecodeState:
 
     Attributes
     ----------
-    predictor: tensors of the prediction network (see `ops.predictor_step_`).
+    predictor: tensors of the prediction network, without scratch (see `ops.predictor_step_`).
     batch_dims: the batch dimension of each of them.
     output: [B, J] projected predictor output after the last label.
     time_jumps: [B] int32, frames by which a TDT duration pointed beyond the end of the last chunk; the next

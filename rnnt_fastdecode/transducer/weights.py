@@ -36,8 +36,8 @@ class PredictorWeights:
 
     @property
     def batch_dims(self) -> tuple[int, ...]:
-        """The batch dimension of each state tensor."""
-        return (1, 1, 1) if self.kind == "lstm" else (0,)
+        """The batch dimension of each state tensor that lasts; an LSTM's third is scratch."""
+        return (1, 1) if self.kind == "lstm" else (0,)
 
 
 def pack_predictor(predictor: Predictor) -> PredictorWeights:

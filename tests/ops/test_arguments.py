@@ -26,6 +26,17 @@ GREEDY = [
 ]
 
 
+LOAD = [
+    *["lengths", "time_jumps", "given", "batch_dims", "frames", "row_lengths", "times", "symbols", "counts"],
+    "state",
+]
+SAVE = ["state", "batch_dims", "times", "row_lengths", "decoded_lengths", "batch"]
+PACK = [
+    *["tokens", "frames", "token_durations", "log_probs", "counts", "lengths", "decoded_lengths"],
+    "room",
+]
+
+
 def raises(message):
     return pytest.raises(ArgumentError, match=message)
 
@@ -189,6 +200,90 @@ def test_condition_is_for_cuda():
     loop = Loop(random_transducer(), normal(1, 4, 10, seed=0), torch.tensor([4]), capacity=9)
     with raises("condition must be 0 on the CPU, got 3"):
         ops.greedy_rounds_(*loop.arguments(), condition=3)
+
+
+def counters(count, rows):
+    return [torch.zeros(rows, dtype=torch.int32) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("lengths", lambda t: t.float(), "lengths must be int32 or int64, got float32"),
+        ("lengths", lambda t: t[None], r"lengths must have 1 dimensions \[B\], got shape \[1, 2\]"),
+        ("time_jumps", lambda t: t.long(), "time_jumps must be int32, got int64"),
+        ("time_jumps", lambda t: t.repeat(2), r"time_jumps must have shape \[2\], got \[4\]"),
+        ("given", lambda g: g[:1], "given, state and batch_dims must be equally many, got 1, 2 and 2"),
+        ("given", lambda g: replaced(g, 1, lambda t: t[:, :2]), r"given\[1\] and state\[1\] must differ in"),
+        ("given", lambda g: replaced(g, 0, torch.Tensor.half), r"given\[0\] must be float32, got float16"),
+        (
+            "given",
+            lambda g: replaced(g, 1, lambda t: t.repeat(2, 1)[:3]),
+            "given must hold 2 rows, or one for",
+        ),
+        ("given", lambda g: replaced(g, 1, lambda t: t.T.contiguous().T), r"given\[1\] must be contiguous"),
+        ("batch_dims", lambda d: [1, 2], r"given\[1\] and state\[1\] must differ in dimension 2 only"),
+        ("frames", lambda f: -1, "frames must be between 0 and 2147483647, got -1"),
+        ("row_lengths", lambda t: t[:1], "row_lengths must have room for 2 rows, got 1"),
+        ("counts", lambda t: t[:2], r"counts must have shape \[3\], got \[2\]"),
+        ("state", lambda s: replaced(s, 0, lambda t: t[:, :1]), r"state\[0\] must have room for 2 rows"),
+    ],
+)
+def test_load_rows(name, change, message):
+    jumps, lengths = counters(2, 2)
+    given = [normal(1, 2, 5, seed=0), normal(2, 3, seed=1)]
+    state = [torch.zeros(1, 3, 5), torch.zeros(3, 3)]
+    arguments = dict(zip(LOAD, [lengths, jumps, given, [1, 0], 3, *counters(4, 3), state], strict=True))
+    arguments[name] = change(arguments[name])
+    with raises(f"load_rows_: {message}"):
+        ops.load_rows_(**arguments)
+    assert all(tensor.eq(0).all() for tensor in state)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("batch", lambda b: 4, "batch must be between 0 and 3, got 4"),
+        ("batch_dims", lambda d: [3, 0], "batch_dims must name a dimension of each state, got 3"),
+        ("batch_dims", lambda d: d[:1], "state and batch_dims must be equally many, got 2 and 1"),
+        ("times", lambda t: t.long(), "times must be int32, got int64"),
+        ("row_lengths", lambda t: t[:2], r"row_lengths must have shape \[3\], got \[2\]"),
+        ("decoded_lengths", lambda t: t.int(), "decoded_lengths must be int64, got int32"),
+        ("state", lambda s: replaced(s, 1, lambda t: t[:1]), r"state\[1\] must hold at least 2 rows, got 1"),
+        ("state", lambda s: replaced(s, 1, lambda t: t.T.contiguous().T), r"state\[1\] must be contiguous"),
+    ],
+)
+def test_save_rows(name, change, message):
+    state = [normal(1, 3, 5, seed=0), normal(3, 3, seed=1)]
+    decoded = torch.zeros(2, dtype=torch.int64)
+    arguments = dict(zip(SAVE, [state, [1, 0], *counters(2, 3), decoded, 2], strict=True))
+    arguments[name] = change(arguments[name])
+    with raises(f"save_rows: {message}"):
+        ops.save_rows(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("tokens", lambda t: t[0], r"tokens must have 2 dimensions \[R, C\]"),
+        ("frames", lambda t: t[:, :3], r"frames must have shape \[3, 4\], got \[3, 3\]"),
+        ("log_probs", lambda t: t.double(), "log_probs must be float32, got float64"),
+        ("counts", lambda t: t + 5, "counts must be between 0 and 4, got 5 in row 0"),
+        ("counts", lambda t: t - 1, "counts must be between 0 and 4, got -1 in row 0"),
+        ("counts", lambda t: t + 3, "room must hold all 6 labels, got 5"),
+        ("lengths", lambda t: t.repeat(2), "lengths must be of at most 3 rows, as tokens has, got 4"),
+        ("decoded_lengths", lambda t: t.int(), "decoded_lengths must be int64, got int32"),
+        ("room", lambda r: -1, "room must be between 0 and 2147483647 labels, got -1"),
+    ],
+)
+def test_pack_labels(name, change, message):
+    table = torch.zeros(3, 4, dtype=torch.int32)
+    lengths, decoded = torch.zeros(2, 2, dtype=torch.int64).unbind()
+    values = [table, table, table, table.float(), *counters(1, 3), lengths, decoded, 5]
+    arguments = dict(zip(PACK, values, strict=True))
+    arguments[name] = change(arguments[name])
+    with raises(f"pack_labels: {message}"):
+        ops.pack_labels(**arguments)
 
 
 @pytest.mark.gpu

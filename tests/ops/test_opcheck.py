@@ -39,6 +39,32 @@ def test_greedy_rounds(kind, device):
     opcheck("greedy_rounds_", *loop.arguments(rounds=5))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+def test_load_rows(device):
+    lengths = torch.tensor([4, 2], device=device)
+    row_lengths, times, symbols, counts = torch.zeros(4, 3, dtype=torch.int32, device=device).unbind()
+    given = [normal(1, 2, 5, seed=0).to(device), normal(2, 3, seed=1).to(device)]
+    state = [torch.zeros(1, 3, 5, device=device), torch.zeros(3, 3, device=device)]
+    opcheck(
+        "load_rows_", lengths, times[:2].clone(), given, [1, 0], 3, row_lengths, times, symbols, counts, state
+    )
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_save_rows(device):
+    times, lengths = (torch.tensor([3, 5, 1], dtype=torch.int32, device=device) for _ in range(2))
+    state = [normal(1, 3, 5, seed=0).to(device), normal(3, 3, seed=1).to(device)]
+    opcheck("save_rows", state, [1, 0], times, lengths, torch.zeros(2, dtype=torch.int64, device=device), 2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_pack_labels(device):
+    table = torch.arange(12, dtype=torch.int32, device=device).view(3, 4)
+    counts = torch.tensor([2, 4, 1], dtype=torch.int32, device=device)
+    lengths, before = (torch.tensor([5, 6], device=device) for _ in range(2))
+    opcheck("pack_labels", table, table, table, table.float(), counts, lengths, before, 6)
+
+
 def test_compiles_into_one_graph():
     encoder, predictor, weight, bias, times, lengths = joint_case(3, 5, 8, 7, 0)
 

@@ -27,16 +27,50 @@ struct Decider {
     }
   }
 
-  // The best of a frame's partial results, by one warp.
+  // The best of a frame's partial results, by one warp; several are on their way at once.
   __device__ int merge(const uint4* partials, int count, unsigned tag) const {
+    constexpr int kAtOnce = 3;
     unsigned best = 0;
     int index = INT32_MAX;
-    for (int i = c.lane; i < count; i += kWarp) {
-      const uint4 part = await_tag(partials + i, tag);
-      take(best, index, part.x, static_cast<int>(part.y));
+    for (int first = c.lane; first < count; first += kAtOnce * kWarp) {
+      uint4 part[kAtOnce];
+      bool missing;
+      int polls = 0;
+      do {
+        if (polls++ == kPatience) __trap();
+        missing = false;
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i)
+          part[i] = read_message(partials + min(first + i * kWarp, count - 1));
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) missing |= part[i].w != tag;
+      } while (missing);
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) take(best, index, part[i].x, static_cast<int>(part[i].y));
     }
+    __syncwarp();
     const unsigned top = __reduce_max_sync(kFullMask, best);
     return __reduce_min_sync(kFullMask, best == top ? index : INT32_MAX);
+  }
+
+  // Nobody may meet the remains of an earlier round: see kernel.cu.
+  __device__ void await_all_progress(int least) const {
+    constexpr int kAtOnce = 5;
+    for (int first = c.lane; first < plan.blocks; first += kAtOnce * kWarp) {
+      bool behind;
+      int polls = 0;
+      do {
+        if (polls++ == kPatience) __trap();
+        int value[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          value[i] = read_progress(c.progress(min(first + i * kWarp, plan.blocks - 1)));
+        }
+        behind = false;
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) behind |= value[i] < least;
+      } while (behind);
+    }
   }
 
   __device__ float log_prob(int round, int row, int frame) const {
@@ -70,12 +104,7 @@ struct Decider {
       }
       if (c.lane == 0) results[frame] = result;
     }
-    // Nobody may meet the remains of an earlier round: see kernel.cu.
-    if (c.warp == kWarps - 1) {
-      for (int other = c.lane; other < plan.blocks; other += kWarp) {
-        await_progress(c.progress(other), round - 1);
-      }
-    }
+    if (c.warp == kWarps - 1) await_all_progress(round - 1);
     __syncthreads();
     // Every thread walks, and tells one block.
     int label = -1, frame = 0, duration = 0;

@@ -75,13 +75,10 @@ __device__ inline void publish_progress(int* address, int value) {
   asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
 }
 
-__device__ inline void await_progress(const int* address, int least) {
+__device__ inline int read_progress(const int* address) {
   int value;
-  int polls = 0;
-  do {
-    asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
-    if (polls++ == kPatience) __trap();
-  } while (value < least);
+  asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
 }
 
 // A load of constant data that stays where it is written, before the waiting that follows it.
@@ -96,5 +93,28 @@ __device__ inline uint4 prefetch_constant(const void* address, bool wanted) {
       : "l"(address), "r"(static_cast<unsigned>(wanted)));
   return out;
 }
+
+// 16 bytes on their way to shared memory, for the thread that asked for them and awaits them.
+__device__ inline void copy_to_shared(uint4* destination, const void* source, bool wanted) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(destination));
+  asm volatile(
+      "{\n\t.reg .pred wanted;\n\tsetp.ne.u32 wanted, %2, 0;\n\t"
+      "@wanted cp.async.cg.shared.global [%0], [%1], 16;\n\t}" ::"r"(address),
+      "l"(source), "r"(static_cast<unsigned>(wanted))
+      : "memory");
+}
+
+// One load, whatever becomes of its parts.
+__device__ inline uint4 read_shared(const uint4* source) {
+  const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(source));
+  uint4 out;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+               : "r"(address)
+               : "memory");
+  return out;
+}
+
+__device__ inline void await_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 }  // namespace rnnt_fastdecode::cuda

@@ -46,7 +46,7 @@ struct FloatJoint {
     return floats(layout.sums) + ((tile * kWarps + warp) * kTilePairs + pair) * kStride;
   }
   __device__ unsigned char* live() const {
-    return c.shared + layout.row_lists + (kWarps + at.warp) * kResidentRows;
+    return c.shared + layout.row_lists + (kWarps + at.warp) * kFloatRows;
   }
   __device__ int weights_offset(int column_tile) const {
     constexpr int kTileBytes = kThreads * LaneColumns * kLaneDepth * static_cast<int>(sizeof(float));
@@ -70,8 +70,9 @@ struct FloatJoint {
     }
   }
 
-  // Nothing is kept here: the outputs of the state come as messages.
+  // Nothing is kept or fetched early: the outputs of the state come as messages, frames tile by tile.
   __device__ void load_state() const {}
+  __device__ void stage_first() const {}
 
   __device__ void judge(int round) {
     at = Place::of_thread();

@@ -8,10 +8,10 @@ namespace {
 
 template <int Rows, int LaneColumns>
 struct FloatStages {
+  static constexpr int kRows = kFloatRows;
+  static constexpr int kStaticBytes = kFloatStaticBytes;
   using Step = FloatPredictor<Rows>;
   using Joint = FloatJoint<LaneColumns>;
-  struct Memory {};
-  __device__ static Joint joint(const Context& c, Memory&) { return {.c = c}; }
 };
 
 }  // namespace

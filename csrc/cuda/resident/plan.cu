@@ -12,7 +12,7 @@ constexpr int kTile = 16;            // columns of a joint tile
 constexpr int kGates = 4;
 constexpr int kPassTiles = 4;
 constexpr int kMaxFrameTiles = 6;
-constexpr int kMaxColumnTiles = 16;
+constexpr int kKeptBytes = kResidentWidth * 16;  // 16 bytes of 256 threads for every 256 of the width
 
 bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int shared_limit,
                ResidentPlan* plan) {
@@ -49,39 +49,42 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
     bytes += static_cast<int>(aligned(size));
     return offset;
   };
-  out.input_weights = place(std::max(shape.layers - 1, 0) * chunks * kGates * kFragmentBytes);
   out.recurrent_weights = place(shape.layers * chunks * kGates * kFragmentBytes);
   out.projection_weights = place(chunks * kFragmentBytes);
-  // Of every warp, 4 floats a lane: two for each tile of 8 rows, or two for each tile of a window.
-  out.sums = place(kWarps * kFragmentBytes * std::max(kPassTiles * 2, 2 * kMaxFrameTiles));
-  out.column_biases = place(kTile * kMaxColumnTiles * static_cast<int>(sizeof(float)));
+  out.encoder_frames = place(out.frame_tiles * joint_chunks * kFragmentBytes);
+  // Of every warp, 4 floats a lane: two for each tile of 8 rows, or one for each tile of a window.
+  out.sums = place(kWarps * kFragmentBytes * std::max(kPassTiles * 2, kMaxFrameTiles));
   out.joint_weights = place(0);
 
-  // The fewest products for the busiest block; of equal ones, the fewest weights for each.
+  // The least work for the busiest block: for each of its groups the exchange of messages and sums, which
+  // costs about as much as one and a half tiles of columns, and its tiles.
   const int tiles = divide_up(shape.num_tokens + shape.num_durations, kTile);
   const int groups = divide_up(rows, out.group_rows);
   int64_t best = -1;
   for (int slots = 1; slots <= std::min(groups, out.blocks); ++slots) {
     const int column_blocks = std::min(out.blocks / slots, tiles);
     const int column_tiles = divide_up(tiles, column_blocks);
-    const int size = bytes + column_tiles * joint_chunks * 2 * kFragmentBytes;
-    if (column_tiles > kMaxColumnTiles || size + kResidentStaticBytes > shared_limit) {
+    const int weights = column_tiles * joint_chunks * 2 * kFragmentBytes;
+    const int size = bytes + weights + static_cast<int>(aligned(column_tiles * kTile * sizeof(float)));
+    if (size + kResidentStaticBytes > shared_limit) {
       continue;
     }
-    const int64_t cost = static_cast<int64_t>(column_tiles) * divide_up(groups, slots);
+    const int64_t cost = static_cast<int64_t>(2 * column_tiles + 3) * divide_up(groups, slots);
     if (best < 0 || cost < best) {
       best = cost;
       out.slots = slots;
       out.column_tiles = column_tiles;
       out.column_blocks = divide_up(tiles, column_tiles);
+      out.column_biases = out.joint_weights + weights;
       out.shared_bytes = size;
     }
   }
   if (best < 0) {
     return false;
   }
+  out.groups_per_block = divide_up(groups, out.slots);
   place_duration_blocks(shape, kTile, out);
-  reserve_scratch(shape, 2, out);
+  reserve_scratch(shape, rows, 2, out);
   *plan = out;
   return true;
 }
@@ -93,9 +96,8 @@ void place_duration_blocks(const ResidentShape& shape, int tile_columns, Residen
   plan.duration_blocks = shape.num_durations > 0 ? plan.column_blocks - plan.first_duration_block : 0;
 }
 
-void reserve_scratch(const ResidentShape& shape, int element_bytes, ResidentPlan& plan) {
+void reserve_scratch(const ResidentShape& shape, int64_t rows, int element_bytes, ResidentPlan& plan) {
   constexpr int64_t kMessage = 16;
-  const int64_t rows = std::min(shape.batch, kResidentRows);
   const int64_t values = kGenerations * rows * element_bytes;
   int64_t used = 0;
   const auto reserve = [&](int64_t size) {
@@ -109,12 +111,13 @@ void reserve_scratch(const ResidentShape& shape, int element_bytes, ResidentPlan
   plan.partials = reserve(rows * shape.window * plan.column_blocks * kMessage);
   plan.duration_partials = reserve(rows * shape.window * plan.duration_blocks * kMessage);
   plan.partial_sums = reserve(2 * rows * shape.window * plan.column_blocks * kMessage);
+  plan.kept_outputs = reserve(int64_t{plan.blocks} * plan.groups_per_block * kKeptBytes);
   plan.progress = reserve(plan.blocks * static_cast<int64_t>(sizeof(int)));
   plan.scratch_bytes = used;
 }
 
 bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_limit, ResidentPlan* plan) {
-  const int rows = std::min(shape.batch, kResidentRows);
+  const int rows = std::min(shape.batch, resident_rows(shape.half));
   if (rows == 0 || shape.window > kResidentWindow || shape.layers > kResidentLayers ||
       shape.context > kResidentHistory + 1) {
     return false;

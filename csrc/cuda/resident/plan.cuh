@@ -11,7 +11,7 @@ inline int divide_up(int value, int by) { return (value + by - 1) / by; }
 inline int64_t aligned(int64_t bytes) { return (bytes + 127) / 128 * 128; }
 
 void place_duration_blocks(const ResidentShape& shape, int tile_columns, ResidentPlan& plan);
-void reserve_scratch(const ResidentShape& shape, int element_bytes, ResidentPlan& plan);
+void reserve_scratch(const ResidentShape& shape, int64_t rows, int element_bytes, ResidentPlan& plan);
 
 bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int shared_limit,
                 ResidentPlan* plan);

@@ -84,10 +84,10 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
   single.sums = place(std::max(gate_sums, single.summed_tiles * tile_sums));
   single.cells = place(layer_units * kFloat);
   single.recurrent_sums = place(layer_units * kGates * kFloat);
-  single.row_lists = place(2 * kWarps * kResidentRows);
+  single.row_lists = place(2 * kWarps * kFloatRows);
   single.column_biases = place(out.column_tiles * tile_columns * kFloat);
   single.best = place(out.column_tiles > 1 ? out.frame_tiles * kTilePairs * kFloatBestBytes : 0);
-  const int limit = shared_limit - kResidentStaticBytes;
+  const int limit = shared_limit - kFloatStaticBytes;
   if (bytes > limit) {
     return false;
   }
@@ -101,7 +101,7 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
     single.recurrent_weights[layer] = layer < shape.layers ? place_if_room(gates) : -1;
   }
   out.shared_bytes = bytes;
-  reserve_scratch(shape, kFloat, out);
+  reserve_scratch(shape, rows, kFloat, out);
   *plan = out;
   return true;
 }

@@ -1,5 +1,5 @@
-// The prediction network of the resident decoder. A thread owns one unit (8 in a block) of one row of every
-// 32: cell and recurrent sums of it stay in its registers. Layer 0 needs no product once the label is known:
+// The prediction network of the resident decoder. A thread owns one unit (8 in a block) of one row: cell and
+// recurrent sums of it stay in its registers. Layer 0 needs no product once the label is known:
 // its input gates are a table, its recurrent half was computed after the step before. Later layers and the
 // projection wait for the values of the stage before, in messages of 8 units.
 #pragma once
@@ -10,11 +10,10 @@
 namespace rnnt_fastdecode::cuda {
 
 constexpr int kGates = 4;
-constexpr int kPassRows = 32;  // rows that the threads of a block own at a time
 constexpr int kChunksPerWarp = kResidentWidth / kChunk / kWarps;
 
-// Passes of 32 rows; RowTiles tiles of 8 rows in each.
-template <typename T, int Passes, int RowTiles>
+// RowTiles tiles of 8 rows.
+template <typename T, int RowTiles>
 struct Predictor {
   using Fragments = uint4[kChunksPerWarp][RowTiles];
 
@@ -22,51 +21,70 @@ struct Predictor {
   const ResidentProblem& p = c.p;
   const ResidentPlan& plan = c.plan;
   const int chunks = (p.width + kChunk - 1) / kChunk;
-  float cell[kResidentLayers][Passes];
-  float4 recurrent[kResidentLayers][Passes];
+  // The row whose unit this thread owns.
+  const int row = 8 * (c.warp / 2) + 2 * c.t + c.warp % 2;
+  float cell[kResidentLayers];
+  float4 recurrent[kResidentLayers];
   float4 gate_bias;  // of layer 1
   float output_bias;
-
-  // The row of a pass whose unit this thread owns.
-  __device__ int own_row(int pass) const {
-    return kPassRows * pass + 8 * (c.warp / 2) + 2 * c.t + c.warp % 2;
-  }
+  // Layer 1's input gates stay in registers: of i and f, of g and o.
+  WeightFragment input_weights[kChunksPerWarp][2];
 
   __device__ int64_t state_index(int layer, int row, int first_unit) const {
     return (static_cast<int64_t>(layer) * p.state_rows + row) * p.width + first_unit;
   }
 
-  // A block's rows of a row-major matrix [*, width], as fragments.
-  __device__ static void load_fragment(const Context& c, uint4* fragment, const T* row, int width,
-                                       bool exists, int chunk) {
+  // This lane's part of a row of a row-major matrix [*, width], for a product over a chunk of it.
+  __device__ static uint4 load_fragment(const Context& c, const T* row, int width, bool exists, int chunk) {
     const int k = chunk * kChunk + c.t * kLaneElements;
-    fragment[c.lane] = exists && k < width ? *reinterpret_cast<const uint4*>(row + k) : uint4{0, 0, 0, 0};
+    return exists && k < width ? *reinterpret_cast<const uint4*>(row + k) : uint4{0, 0, 0, 0};
+  }
+
+  // Two gates (half 0: i and f, half 1: g and o) of the block's units, from a column of [W_ih | W_hh].
+  __device__ WeightFragment gate_fragment(int layer, int half, int column, bool exists, int chunk) const {
+    const auto row = [&](int gate) {
+      const int64_t index = static_cast<int64_t>(layer * kGates + gate) * p.width + c.unit;
+      return static_cast<const T*>(p.weight) + index * 2 * p.width + column;
+    };
+    return interleave(load_fragment(c, row(2 * half), p.width, exists, chunk),
+                      load_fragment(c, row(2 * half + 1), p.width, exists, chunk));
+  }
+
+  // Fragment i of an array in shared memory.
+  __device__ static void store_fragment(const Context& c, int offset, int i, const WeightFragment& weights) {
+    uint4* place = c.fragments(offset) + 2 * i * kWarp + c.lane;
+    place[0] = weights.first;
+    place[kWarp] = weights.second;
+  }
+  __device__ static WeightFragment fragment(const Context& c, int offset, int i) {
+    const uint4* place = c.fragments(offset) + 2 * i * kWarp + c.lane;
+    return {read_shared(place), read_shared(place + kWarp)};
   }
 
   __device__ void load_weights() {
-    const int64_t width = p.width;
-    if (c.has_units) {
-      for (int i = c.warp; i < p.layers * chunks * kGates; i += kWarps) {
-        const int layer = i / (chunks * kGates), chunk = i / kGates % chunks, gate = i % kGates;
-        const T* row = static_cast<const T*>(p.weight) + ((layer * 4 + gate) * width + c.unit) * 2 * width;
-        load_fragment(c, c.fragments(plan.recurrent_weights) + i * kWarp, row + width, p.width, true, chunk);
-        if (layer > 0) {
-          load_fragment(c, c.fragments(plan.input_weights) + (i - chunks * kGates) * kWarp, row, p.width,
-                        true, chunk);
-        }
-      }
-      if (p.layers > 1) {
-        const float* bias = p.bias + 4 * width + c.unit;
-        gate_bias = {bias[0], bias[width], bias[2 * width], bias[3 * width]};
-      }
+    for (int i = c.warp; c.has_units && i < p.layers * chunks * 2; i += kWarps) {
+      const int layer = i / (chunks * 2), chunk = i / 2 % chunks, half = i % 2;
+      store_fragment(c, plan.recurrent_weights, i, gate_fragment(layer, half, p.width, true, chunk));
     }
-    if (c.has_outputs) {
-      for (int chunk = c.warp; chunk < chunks; chunk += kWarps) {
-        load_fragment(c, c.fragments(plan.projection_weights) + chunk * kWarp,
-                      static_cast<const T*>(p.projection) + c.unit * width, p.width, true, chunk);
-      }
-      output_bias = to_float(static_cast<const T*>(p.projection_bias)[c.unit]);
+    const bool two_layers = c.has_units && p.layers > 1;
+#pragma unroll
+    for (int i = 0; i < kChunksPerWarp; ++i) {
+      const int chunk = c.warp + i * kWarps;
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        input_weights[i][half] = gate_fragment(1, half, 0, two_layers, chunk);
     }
+    if (two_layers) {
+      const float* bias = p.bias + kGates * p.width + c.unit;
+      gate_bias = {bias[0], bias[p.width], bias[2 * p.width], bias[3 * p.width]};
+    }
+    if (!c.has_outputs) return;
+    for (int chunk = c.warp; chunk < chunks; chunk += kWarps) {
+      const T* row = static_cast<const T*>(p.projection) + static_cast<int64_t>(c.unit) * p.width;
+      c.fragments(plan.projection_weights)[chunk * kWarp + c.lane] =
+          load_fragment(c, row, p.width, true, chunk);
+    }
+    output_bias = to_float(static_cast<const T*>(p.projection_bias)[c.unit]);
   }
 
   // The messages of a row that this block writes.
@@ -85,49 +103,40 @@ struct Predictor {
   }
 
   // Needs the weights.
-  __device__ void load_state() {
+  __device__ __forceinline__ void load_state() {
     if (!c.has_units) return;
 #pragma unroll
     for (int layer = 0; layer < kResidentLayers; ++layer) {
+      if (layer >= p.layers) continue;
+      cell[layer] = row < c.batch ? p.cell[state_index(layer, row, c.unit)] : 0.0f;
+      Fragments x;
 #pragma unroll
-      for (int pass = 0; pass < Passes; ++pass) {
-        if (layer >= p.layers || pass * kPassRows >= c.batch) continue;
-        const int row = own_row(pass);
-        cell[layer][pass] = row < c.batch ? p.cell[state_index(layer, row, c.unit)] : 0.0f;
-        Fragments x;
+      for (int i = 0; i < kChunksPerWarp; ++i) {
 #pragma unroll
-        for (int i = 0; i < kChunksPerWarp; ++i) {
-#pragma unroll
-          for (int n = 0; n < RowTiles; ++n) {
-            const int source = pass * kPassRows + n * 8 + c.g;
-            const int k = (c.warp + i * kWarps) * kChunk + c.t * kLaneElements;
-            x[i][n] = prefetch_constant(static_cast<const T*>(p.hidden) + state_index(layer, source, k),
-                                        source < c.batch && k < p.width);
-          }
+        for (int n = 0; n < RowTiles; ++n) {
+          const int source = n * 8 + c.g;
+          const int k = (c.warp + i * kWarps) * kChunk + c.t * kLaneElements;
+          x[i][n] = prefetch_constant(static_cast<const T*>(p.hidden) + state_index(layer, source, k),
+                                      source < c.batch && k < p.width);
         }
-        recurrent[layer][pass] = gates(recurrent_weights(layer), x);
       }
+      recurrent[layer] = recurrent_gates(layer, x);
     }
   }
 
-  __device__ const uint4* recurrent_weights(int layer) const {
-    return c.fragments(plan.recurrent_weights) + layer * chunks * kGates * kWarp;
-  }
-
   // The block's four gates of 8 units: the depth is split over the warps, and each thread gets the sums of
-  // the unit and row that it owns.
-  __device__ float4 gates(const uint4* weights, const Fragments& x) const {
+  // the unit and row that it owns. load(i, half) is the weights' fragment of the warp's chunk i.
+  template <typename Load>
+  __device__ __forceinline__ float4 gates(Load load, const Fragments& x) const {
     float products[2][RowTiles][4] = {};
 #pragma unroll
     for (int i = 0; i < kChunksPerWarp; ++i) {
-      const int chunk = c.warp + i * kWarps;
-      if (chunk >= chunks) continue;
-      const uint4* w = weights + chunk * kGates * kWarp + c.lane;
-      const uint4 input = w[0], forget = w[kWarp], candidate = w[2 * kWarp], output = w[3 * kWarp];
+      if (c.warp + i * kWarps >= chunks) continue;
 #pragma unroll
-      for (int n = 0; n < RowTiles; ++n) {
-        multiply_chunk<T>(products[0][n], input, forget, x[i][n]);
-        multiply_chunk<T>(products[1][n], candidate, output, x[i][n]);
+      for (int half = 0; half < 2; ++half) {
+        const WeightFragment weights = load(i, half);
+#pragma unroll
+        for (int n = 0; n < RowTiles; ++n) multiply_chunk<T>(products[half][n], weights, x[i][n]);
       }
     }
     float4* all = c.sums();
@@ -144,26 +153,38 @@ struct Predictor {
     float4 total{0.0f, 0.0f, 0.0f, 0.0f};
     if (c.warp < 2 * RowTiles) {
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) {
-        const float4 part = all[(w * 2 * RowTiles + c.warp) * kWarp + c.lane];
-        total = {total.x + part.x, total.y + part.y, total.z + part.z, total.w + part.w};
-      }
+      for (int w = 0; w < kWarps; ++w) total = add(total, all[(w * 2 * RowTiles + c.warp) * kWarp + c.lane]);
     }
     __syncthreads();
     return total;
   }
 
+  __device__ __forceinline__ float4 input_gates(const Fragments& x) const {
+    return gates([this](int i, int half) { return input_weights[i][half]; }, x);
+  }
+
+  __device__ __forceinline__ float4 recurrent_gates(int layer, const Fragments& x) const {
+    const int first = layer * chunks + c.warp;
+    return gates(
+        [=, this](int i, int half) {
+          return fragment(c, plan.recurrent_weights, (first + i * kWarps) * 2 + half);
+        },
+        x);
+  }
+
   // The block's 8 outputs of the projection, likewise.
-  __device__ float outputs(const Fragments& x) const {
-    const uint4 none{0, 0, 0, 0};
+  __device__ __forceinline__ float outputs(const Fragments& x) const {
     float products[RowTiles][4] = {};
 #pragma unroll
     for (int i = 0; i < kChunksPerWarp; ++i) {
       const int chunk = c.warp + i * kWarps;
       if (chunk >= chunks) continue;
-      const uint4 w = c.fragments(plan.projection_weights)[chunk * kWarp + c.lane];
+      const uint4 w = read_shared(c.fragments(plan.projection_weights) + chunk * kWarp + c.lane);
 #pragma unroll
-      for (int n = 0; n < RowTiles; ++n) multiply_chunk<T>(products[n], w, none, x[i][n]);
+      for (int n = 0; n < RowTiles; ++n) {
+        multiply_16<T>(products[n], w.x, 0, w.y, 0, x[i][n].x, x[i][n].y);
+        multiply_16<T>(products[n], w.z, 0, w.w, 0, x[i][n].z, x[i][n].w);
+      }
     }
     float* all = reinterpret_cast<float*>(c.sums());
 #pragma unroll
@@ -181,9 +202,9 @@ struct Predictor {
     return total;
   }
 
-  // The hidden values of a stage for the active rows of a pass; waits for them.
-  __device__ void read_hidden(int stage, int round, int pass, unsigned active, Fragments& x) const {
-    const uint4* first = c.hidden_message(stage, round, pass * kPassRows + c.g, c.warp * 4 + c.t);
+  // The hidden values of a stage for the active rows; waits for them.
+  __device__ __forceinline__ void read_hidden(int stage, int round, unsigned active, Fragments& x) const {
+    const uint4* first = c.hidden_message(stage, round, c.g, c.warp * 4 + c.t);
     const int limit = plan.unit_blocks - (c.warp * 4 + c.t);
 #pragma unroll
     for (int i = 0; i < kChunksPerWarp; ++i) {
@@ -214,7 +235,7 @@ struct Predictor {
   }
 
   // The value of every unit of a row, gathered from 8 lanes; right in the lanes with g = 0.
-  __device__ static uint4 pack(float value) {
+  __device__ __forceinline__ static uint4 pack(float value) {
     const T rounded = from_float<T>(value);
     const unsigned own = reinterpret_cast<const unsigned short&>(rounded);
     const unsigned other = __shfl_xor_sync(kFullMask, own, 4);
@@ -226,17 +247,17 @@ struct Predictor {
     return out;
   }
 
-  __device__ static float next_hidden(float& cell, const float4& gate) {
+  __device__ __forceinline__ static float next_hidden(float& cell, const float4& gate) {
     cell = quick_sigmoid(gate.y) * cell + quick_sigmoid(gate.x) * quick_tanh(gate.z);
     return quick_sigmoid(gate.w) * quick_tanh(cell);
   }
 
-  __device__ static float4 add(const float4& a, const float4& b) {
+  __device__ __forceinline__ static float4 add(const float4& a, const float4& b) {
     return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
   }
 
-  // Sends the block's 8 values of a row, then keeps them for the caller.
-  __device__ void send_hidden(int stage, int round, int row, bool active, float value) const {
+  // Sends the block's 8 values of the row, then keeps them for the caller.
+  __device__ __forceinline__ void send_hidden(int stage, int round, bool active, float value) const {
     const uint4 packed = pack(value);
     if (active && c.g == 0) {
       write_message(c.hidden_message(stage, round, row, c.block), packed);
@@ -244,15 +265,11 @@ struct Predictor {
         *reinterpret_cast<uint4*>(static_cast<T*>(p.hidden) + state_index(stage, row, c.block * 8)) = packed;
       }
     }
-  }
-
-  __device__ unsigned active_rows(int round, int pass) const {
-    const int row = pass * kPassRows + c.lane;
-    return __ballot_sync(kFullMask, row < c.batch && c.labels(round)[row] >= 0);
+    if (active && p.layers > 0) p.cell[state_index(stage, row, c.unit)] = stage == 0 ? cell[0] : cell[1];
   }
 
   // Sum of the context's embeddings of this thread's unit, most recent label first.
-  __device__ float embed(int row, int label) const {
+  __device__ float embed(int label) const {
     float sum = 0.0f;
     for (int i = 0; i < p.context_size; ++i) {
       const int past = i == 0 ? label : c.rows.history[i - 1][row];
@@ -275,80 +292,61 @@ struct Predictor {
     }
   }
 
-  __device__ void first_stage(int round) {
-#pragma unroll
-    for (int pass = 0; pass < Passes; ++pass) {
-      if (pass * kPassRows >= c.batch) continue;
-      const int row = own_row(pass);
-      const int label = row < c.batch ? c.labels(round)[row] : -1;
-      float value = 0.0f;
-      if (label >= 0) {
-        if (p.layers > 0) {
-          const int64_t entry = static_cast<int64_t>(label) * p.width + c.unit;
-          const float4 input = __ldg(reinterpret_cast<const float4*>(p.gate_table) + entry);
-          value = next_hidden(cell[0][pass], add(input, recurrent[0][pass]));
-        } else {
-          value = embed(row, label);
-        }
-      }
-      send_hidden(0, round, row, label >= 0, value);
-      if (label >= 0 && p.layers > 0) p.cell[state_index(0, row, c.unit)] = cell[0][pass];
+  __device__ __forceinline__ void first_stage(int round, bool own) {
+    const int label = own ? c.labels(round)[row] : 0;
+    float value = 0.0f;
+    if (p.layers > 0) {
+      const int64_t entry = static_cast<int64_t>(label) * p.width + c.unit;
+      const float4 input = __ldg(reinterpret_cast<const float4*>(p.gate_table) + entry);
+      if (own) value = next_hidden(cell[0], add(input, recurrent[0]));
+    } else if (own) {
+      value = embed(label);
     }
+    send_hidden(0, round, own, value);
     if (p.context_size > 1) shift_history(round);
   }
 
-  __device__ void second_stage(int round) {
-#pragma unroll
-    for (int pass = 0; pass < Passes; ++pass) {
-      const unsigned active = pass * kPassRows < c.batch ? active_rows(round, pass) : 0;
-      if (active == 0) continue;
-      const int row = own_row(pass);
-      const bool own = row < c.batch && c.labels(round)[row] >= 0;
-      Fragments x;
-      read_hidden(0, round, pass, active, x);
-      const float4 input = gates(c.fragments(plan.input_weights), x);
-      float value = 0.0f;
-      if (own) value = next_hidden(cell[1][pass], add(add(input, recurrent[1][pass]), gate_bias));
-      send_hidden(1, round, row, own, value);
-      if (own) p.cell[state_index(1, row, c.unit)] = cell[1][pass];
-      const float4 next = gates(recurrent_weights(0), x);
-      if (own) recurrent[0][pass] = next;
-    }
+  __device__ __forceinline__ void second_stage(int round, unsigned active, bool own) {
+    Fragments x;
+    read_hidden(0, round, active, x);
+    const float4 input = input_gates(x);
+    float value = 0.0f;
+    if (own) value = next_hidden(cell[1], add(add(input, recurrent[1]), gate_bias));
+    send_hidden(1, round, own, value);
+    const float4 next = recurrent_gates(0, x);
+    if (own) recurrent[0] = next;
   }
 
-  __device__ void project(int round) {
+  __device__ __forceinline__ void project(int round, unsigned active, bool own) {
     const int stage = c.stages() - 1;
-#pragma unroll
-    for (int pass = 0; pass < Passes; ++pass) {
-      const unsigned active = pass * kPassRows < c.batch ? active_rows(round, pass) : 0;
-      if (active == 0) continue;
-      const int row = own_row(pass);
-      const bool own = row < c.batch && c.labels(round)[row] >= 0;
-      Fragments x;
-      read_hidden(stage, round, pass, active, x);
-      if (c.has_outputs) {
-        const uint4 packed = pack(outputs(x));
-        if (own && c.g == 0) {
-          write_message(c.output_message(round, row, c.block), packed);
-          const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + c.block * 8;
-          *reinterpret_cast<uint4*>(static_cast<T*>(p.output) + index) = packed;
-        }
+    Fragments x;
+    read_hidden(stage, round, active, x);
+    if (c.has_outputs) {
+      const uint4 packed = pack(outputs(x));
+      if (own && c.g == 0) {
+        write_message(c.output_message(round, row, c.block), packed);
+        const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + c.block * 8;
+        *reinterpret_cast<uint4*>(static_cast<T*>(p.output) + index) = packed;
       }
-      if (c.has_units && p.layers > 0) {
-        const float4 next = gates(recurrent_weights(stage), x);
-        if (own && stage == 0) recurrent[0][pass] = next;
-        if (own && stage == 1) recurrent[1][pass] = next;
-      }
+    }
+    if (c.has_units && p.layers > 0) {
+      const float4 next = recurrent_gates(stage, x);
+      if (own && stage == 0) recurrent[0] = next;
+      if (own && stage == 1) recurrent[1] = next;
     }
   }
 
-  // A step for the rows with a label in `round`.
-  __device__ void step(int round) {
-    if (c.has_units) {
-      first_stage(round);
-      if (p.layers > 1) second_stage(round);
-    }
-    if (c.has_outputs || (c.has_units && p.layers > 0)) project(round);
+  // A step for the rows with a label in `round`. `meanwhile` is called while the first values travel.
+  template <typename Meanwhile>
+  __device__ __forceinline__ void step(int round, Meanwhile meanwhile) {
+    const int* labels = c.labels(round);
+    const unsigned active = __ballot_sync(kFullMask, c.lane < c.batch && labels[c.lane] >= 0);
+    const bool own = (active >> row & 1) != 0;
+    if (c.has_units && active != 0) first_stage(round, own);
+    meanwhile();
+    if (active == 0) return;
+    if (c.has_units && p.layers > 1) second_stage(round, active, own);
+    if (c.has_outputs || (c.has_units && p.layers > 0)) project(round, active, own);
   }
 };
 

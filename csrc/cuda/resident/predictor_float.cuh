@@ -41,7 +41,7 @@ struct FloatPredictor {
   __device__ float* sums(int array) const {
     return floats(layout.sums) + array * kWarps * kPass * kFloatUnits * kGates;
   }
-  __device__ unsigned char* list() const { return c.shared + layout.row_lists + at.warp * kResidentRows; }
+  __device__ unsigned char* list() const { return c.shared + layout.row_lists + at.warp * kFloatRows; }
   __device__ float* hidden_message(int stage, int round, int row) const {
     const int64_t index = (stage * kGenerations + round % kGenerations) * c.batch + row;
     return reinterpret_cast<float*>(p.scratch + plan.hidden_messages) + index * p.width;
@@ -352,15 +352,16 @@ struct FloatPredictor {
     }
   }
 
-  // A step for the rows with a label in `round`.
-  __device__ void step(int round) {
+  // A step for the rows with a label in `round`. `meanwhile` is called while the first values travel.
+  template <typename Meanwhile>
+  __device__ void step(int round, Meanwhile meanwhile) {
     at = Place::of_thread();
     const int* labels = c.labels(round);
     const int count = list_rows(c, list(), [labels](int row) { return labels[row] >= 0; });
-    if (c.has_units) {
-      first_stage(round, count);
-      if (p.layers > 1) second_stage(round, count);
-    }
+    if (c.has_units && count > 0) first_stage(round, count);
+    meanwhile();
+    if (count == 0) return;
+    if (c.has_units && p.layers > 1) second_stage(round, count);
     if (c.has_outputs || (c.has_units && p.layers > 0)) project(round, count);
   }
 };

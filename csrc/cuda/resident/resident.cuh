@@ -11,20 +11,24 @@
 
 namespace rnnt_fastdecode::cuda {
 
-constexpr int kResidentRows = 128;          // rows of one launch at most
+constexpr int kResidentRows = 32;           // rows of one launch at most, of 16-bit types
 constexpr int kResidentLayers = 2;          // layers of an LSTM at most
 constexpr int kResidentWidth = 768;         // H and J at most
-constexpr int kResidentStaticBytes = 8192;  // shared memory beside what the plan lays out, at most
+constexpr int kResidentStaticBytes = 3072;  // shared memory beside what the plan lays out, at most
 constexpr int kResidentHistory = 3;  // labels before the last one that a stateless predictor sees at most
 constexpr int kResidentWindow = 48;  // W at most
 constexpr int kGenerations = 4;      // of value messages
 
-// In fp32: H and J, units of every layer and outputs of a block at most.
+// In fp32: the same, H and J, units of every layer and outputs of a block at most.
+constexpr int kFloatRows = 128;
+constexpr int kFloatStaticBytes = 7168;
 constexpr int kFloatWidth = 640;
 constexpr int kFloatUnits = 5;
 constexpr int kFloatOutputs = 6;
 constexpr int kFloatSummedTiles = 3;  // tiles of (row, frame) pairs whose sums have room at a time, at most
 constexpr int kFloatBestBytes = 24;
+
+constexpr int resident_rows(bool half) { return half ? kResidentRows : kFloatRows; }
 
 // What decides how the work is laid out.
 struct ResidentShape {
@@ -76,15 +80,16 @@ struct ResidentPlan {
   int column_blocks;
   int column_tiles;
   int slots;
+  int groups_per_block;
   int group_rows;       // 1, 2, 4 or 8
   int group_shift;      // its logarithm
   int frame_tiles;      // tiles of 8 (row, frame) pairs that a group's window fills
   int duration_blocks;  // column blocks that hold duration columns, from first_duration_block on
   int first_duration_block;
   // Byte offsets into dynamic shared memory.
-  int input_weights;
   int recurrent_weights;
   int projection_weights;
+  int encoder_frames;
   int joint_weights;
   int column_biases;
   int sums;
@@ -96,6 +101,7 @@ struct ResidentPlan {
   int64_t partials;
   int64_t duration_partials;
   int64_t partial_sums;
+  int64_t kept_outputs;
   int64_t progress;
   int64_t scratch_bytes;
   FloatPlan single;

@@ -67,15 +67,12 @@ template <typename Predictor>
 __device__ void empty_old(const Context& c, const Predictor& predictor, int round) {
   for (int row = threadIdx.x; row < c.batch; row += kThreads) predictor.empty_old(round, row);
   __syncthreads();
-  if (threadIdx.x == 0) publish_progress(c.progress(c.block), round);
+  // Not a thread of the first warp, which has decisions to gather.
+  if (threadIdx.x == kThreads - 1) publish_progress(c.progress(c.block), round);
 }
 
-struct Outcome {
-  bool any_label;
-  bool all_done;
-};
-
-__device__ inline Outcome gather(const Context& c, int round) {
+// Whether any row goes on.
+__device__ inline bool gather(const Context& c, int round) {
   int label = -1, done = 1;
   if (threadIdx.x < c.batch) {
     const int row = threadIdx.x;
@@ -90,9 +87,7 @@ __device__ inline Outcome gather(const Context& c, int round) {
     }
     c.labels(round)[row] = label;
   }
-  const bool any_label = __syncthreads_or(label >= 0);
-  const bool all_done = __syncthreads_and(done);
-  return {any_label, all_done};
+  return __syncthreads_or(!done);
 }
 
 // Stages: what differs between the element types, Step and Joint, and the memory that a thread lends to
@@ -100,14 +95,13 @@ __device__ inline Outcome gather(const Context& c, int round) {
 template <typename Stages>
 __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_constant__ ResidentProblem p) {
   extern __shared__ __align__(128) unsigned char shared[];
-  __shared__ Rows rows;
+  __shared__ int numbers[Rows::kNumbers * Stages::kRows];
   __shared__ FrameResult results[kMaxWindow];
-  static_assert(sizeof(rows) + sizeof(results) <= kResidentStaticBytes);
-  typename Stages::Memory memory;
+  static_assert(sizeof(numbers) + sizeof(results) <= Stages::kStaticBytes);
 
-  const Context context{p, p.plan, shared, rows};
+  const Context context{p, p.plan, shared, Rows::in(numbers, Stages::kRows)};
   typename Stages::Step predictor{context};
-  auto joint = Stages::joint(context, memory);
+  typename Stages::Joint joint{context};
   Decider decider{.c = context, .results = results};
 
   load_rows(context);
@@ -117,17 +111,17 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
   __syncthreads();
   predictor.load_state();
   joint.load_state();
+  joint.stage_first();
   cooperative_groups::this_grid().sync();
 
   bool live = false;
-  for (int row = 0; row < context.batch; ++row) live = live || !rows.done[row];
+  for (int row = 0; row < context.batch; ++row) live = live || !context.rows.done[row];
   for (int round = 0; live; ++round) {
     joint.judge(round);
     decider.decide(round);
     empty_old(context, predictor, round);
-    const Outcome outcome = gather(context, round);
-    if (outcome.any_label) predictor.step(round);
-    live = !outcome.all_done;
+    live = gather(context, round);
+    predictor.step(round, [&] { joint.stage_first(); });
   }
   store_history(context);
 }
