@@ -18,8 +18,8 @@ from .rules import GreedyRules
 from .state import DecodeState
 from .weights import JointWeights, PredictorWeights
 
-# What can be asked of a CUDA decoder, and the largest batch for which the resident kernel is measured to be the
-# faster one.
+# What can be asked of a CUDA decoder, and the largest batch for which the resident kernel is measured to be
+# the faster one.
 ENGINES = ("resident", "graph")
 MOST_RESIDENT_ROWS = 64
 # A WHILE iteration costs about 3.5 us by itself: several masked rounds share it. A batch needs tens of them.
@@ -76,9 +76,9 @@ class CpuRunner:
 class CudaRunner:
     """Buffers for a capacity, kept from call to call; a larger batch or chunk grows them once.
 
-    Two engines work on them: the resident kernel, where the weights fit, and a graph of masked rounds. A graph
-    is recorded for the first batch that needs it, and again when the buffers grow. Calls from several threads
-    take turns; on another CUDA stream a call waits for the one before it.
+    Two engines work on them: the resident kernel, where the weights fit, and a graph of masked rounds. A
+    graph is recorded for the first batch that needs it, and again when the buffers grow. Calls from several
+    threads take turns; on another CUDA stream a call waits for the one before it.
 
     window: of the resident kernel; None chooses. engine: one of ENGINES; None chooses for every batch.
     """
@@ -177,8 +177,8 @@ class CudaRunner:
     def _prepare_graph(self, buffers: LoopBuffers) -> None:
         if self._graph is not None or not self._graph_works:
             return
-        # Loads every kernel: a first launch while recording would load code, which is not allowed then. No row
-        # has frames.
+        # Loads every kernel: a first launch while recording would load code, which is not allowed then. No
+        # row has frames.
         buffers.lengths.zero_()
         buffers.run_rounds(1)
         torch.cuda.current_stream().synchronize()
