@@ -93,7 +93,10 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor
       joint_problem(sizes, encoder, predictor, weight, bias, times, lengths, window);
   if (problem.rows() > 0) {
     const Launch launch(encoder);
-    const int splits = cuda::joint_column_splits(problem, multiprocessors(encoder.get_device_index()));
+    int splits = 0;
+    dispatch(sizes.dtype, [&]<typename T>(T) {
+      splits = cuda::joint_column_splits<T>(problem, multiprocessors(encoder.get_device_index()));
+    });
     const Tensor scratch =
         torch::stable::new_empty(times, {static_cast<int64_t>(problem.rows()) * splits * kPartialWords});
     auto* partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(scratch));
@@ -240,9 +243,10 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
   if (problem.joint.batch == 0) {
     check_cuda(call.op, cudaMemsetAsync(problem.active, 0, sizeof(int), launch.stream));
   } else {
-    const int wanted = cuda::joint_column_splits(problem.joint, multiprocessors(encoder.get_device_index()));
-    problem.splits = std::min(wanted, room);
     dispatch(sizes.joint.dtype, [&]<typename T>(T) {
+      const int wanted =
+          cuda::joint_column_splits<T>(problem.joint, multiprocessors(encoder.get_device_index()));
+      problem.splits = std::min(wanted, room);
       const auto step = [&](cudaStream_t stream) {
         return launch_predictor<T>(sizes.predictor, predictor_weights, problem.labels, predictor_state,
                                    predictor_output, stream);

@@ -8,8 +8,10 @@
 // of their utterance cost nothing where a whole tile of them lies together.
 
 #include <algorithm>
+#include <type_traits>
 
 #include "joint_argmax.cuh"
+#include "joint_mma.cuh"
 #include "tile_dot.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -162,7 +164,13 @@ cudaError_t launch_partials(const JointProblem& p, JointPartial* partials, int s
 
 }  // namespace
 
+template <typename T>
 int joint_column_splits(const JointProblem& problem, int multiprocessors) {
+  if constexpr (!std::is_same_v<T, float>) {
+    if (joint_mma_supports<T>(problem)) {
+      return joint_mma_column_splits<T>(problem);
+    }
+  }
   constexpr int kBlocksPerMultiprocessor = 2;
   // Every warp of a block gets a tile at least: more splits would be more partials to merge and no more
   // speed.
@@ -176,6 +184,11 @@ int joint_column_splits(const JointProblem& problem, int multiprocessors) {
 template <typename T>
 cudaError_t launch_joint_partials(const JointProblem& problem, JointPartial* partials, int splits,
                                   int* active, cudaStream_t stream) {
+  if constexpr (!std::is_same_v<T, float>) {
+    if (joint_mma_supports<T>(problem)) {
+      return launch_joint_mma<T>(problem, partials, splits, active, stream);
+    }
+  }
   if (is_vectorizable<T>(problem.weight, problem.width)) {
     return launch_partials<T, kVector<T>>(problem, partials, splits, active, stream);
   }
@@ -190,7 +203,8 @@ cudaError_t launch_joint_finish(const JointProblem& problem, const JointPartial*
   return cudaGetLastError();
 }
 
-#define INSTANTIATE(T) \
+#define INSTANTIATE(T)                                           \
+  template int joint_column_splits<T>(const JointProblem&, int); \
   template cudaError_t launch_joint_partials<T>(const JointProblem&, JointPartial*, int, int*, cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(__nv_bfloat16)

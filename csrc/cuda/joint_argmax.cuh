@@ -40,6 +40,7 @@ struct JointProblem {
 };
 
 // Blocks along the columns; the partials are [rows, column_splits].
+template <typename T>
 int joint_column_splits(const JointProblem& problem, int multiprocessors);
 
 // `active`, if not null, is set to 0: the greedy loop counts its rows in it afterwards.

@@ -1,0 +1,22 @@
+// Joint + argmax on tensor cores, for bf16 and fp16.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "joint_argmax.cuh"
+
+namespace rnnt_fastdecode::cuda {
+
+// Whether the kernel takes this problem: rows of 16-byte vectors, and a tile that fits the current device.
+template <typename T>
+bool joint_mma_supports(const JointProblem& problem);
+
+// Blocks along the columns for the current device.
+template <typename T>
+int joint_mma_column_splits(const JointProblem& problem);
+
+template <typename T>
+cudaError_t launch_joint_mma(const JointProblem& problem, JointPartial* partials, int splits, int* active,
+                             cudaStream_t stream);
+
+}  // namespace rnnt_fastdecode::cuda

@@ -1,0 +1,461 @@
+// The prediction network on tensor cores: what predictor_step.cu does, for bf16 and fp16 rows of whole
+// 16-byte vectors.
+//
+// A block owns 8 * kTiles of the rows that have a label, neighbours in their list, and 32 weight rows for
+// each of its column groups. In a layer of the LSTM these are the four gates of eight units, so that a lane
+// ends with i, f, g, o of a unit and updates its cell; in a projection they are 32 columns.
+//
+// The operand rows of an LSTM, (input | hidden), are copied through a ring of stages in shared memory, of
+// kStageDepth elements each, while earlier stages are multiplied; a stateless predictor's are computed, and
+// lie in shared memory as a whole.
+
+#include "predictor_mma.cuh"
+#include "tile_plan.cuh"
+
+namespace rnnt_fastdecode::cuda {
+namespace {
+
+using namespace mma;
+
+constexpr int kStageChunks = 8;
+constexpr int kStageDepth = kStageChunks * kChunk;
+constexpr int kStageStride = row_stride(kStageDepth);
+static_assert(kStageChunks % kWarps == 0 && kStageDepth == kWarp * kLaneDepth,
+              "each k group has chunks in every stage, and a warp copies a row of one at a time");
+
+template <int kTiles>
+constexpr int kStages = kTiles <= 8 ? 4 : 3;
+
+template <int kTiles>
+constexpr int kAhead = kTiles <= 4   ? 4
+                       : kTiles <= 8 ? 3
+                                     : 2;
+
+// An operand row: `width` elements at `first`, then as many at `second` if the depth goes on.
+template <typename T>
+struct SourceRow {
+  const T* first;
+  const T* second;
+};
+
+template <typename T, int kTiles>
+class StreamedOperand {
+ public:
+  static constexpr int tile_bytes = kOctet * kStageStride;
+
+  // Begins to copy. Rows from `count` on and the depth beyond `depth` are 0.
+  __device__ StreamedOperand(unsigned char* ring, const SourceRow<T>* rows, int count, int width, int depth,
+                             const WarpShare& share)
+      : ring_(ring), rows_(rows), count_(count), width_(width), depth_(depth), share_(share) {
+#pragma unroll
+    for (int stage = 0; stage < kStages<kTiles> - 1; ++stage) {
+      copy(stage);
+    }
+  }
+
+  // Chunks of the warp: the same number for each, so that all of them come to the barriers.
+  __device__ int chunks() const { return ceil_div(depth_, kStageDepth) * (kStageChunks / share_.k_groups); }
+
+  __device__ const unsigned char* chunk(int i) {
+    const int chunk = i * share_.k_groups;
+    if (chunk % kStageChunks == 0) {
+      advance(chunk / kStageChunks);
+    }
+    const int lane = threadIdx.x % kWarp;
+    return place(chunk / kStageChunks) + lane / 4 * kStageStride + lane % 4 * 16 +
+           (chunk % kStageChunks + share_.k_group) * kChunkBytes;
+  }
+
+ private:
+  __device__ unsigned char* place(int stage) const {
+    return ring_ + stage % kStages<kTiles> * (kTiles * tile_bytes);
+  }
+
+  __device__ void copy(int stage) {
+    const int k = stage * kStageDepth + static_cast<int>(threadIdx.x) % kWarp * kLaneDepth;
+    if (stage * kStageDepth < depth_) {
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) {
+        const int r = i * kWarps + static_cast<int>(threadIdx.x) / kWarp;
+        const bool wanted = r < count_ && k < depth_;
+        const SourceRow<T> row = rows_[wanted ? r : 0];
+        const T* source = !wanted ? row.first : k < width_ ? row.first + k : row.second + (k - width_);
+        ptx::copy_async(place(stage) + r * kStageStride + threadIdx.x % kWarp * 16, source, wanted);
+      }
+    }
+    ptx::commit_copies();
+  }
+
+  // Waits for a stage, and refills the place of the one before it, which every warp has left by then.
+  __device__ void advance(int stage) {
+    ptx::wait_for_copies<kStages<kTiles> - 2>();
+    __syncthreads();
+    copy(stage + kStages<kTiles> - 1);
+  }
+
+  unsigned char* ring_;
+  const SourceRow<T>* rows_;
+  int count_;
+  int width_;
+  int depth_;
+  WarpShare share_;
+};
+
+template <int kTiles>
+constexpr int kStreamBytes =
+    std::max(kStages<kTiles> * kTiles * kOctet * kStageStride, exchange_bytes(kTiles));
+
+struct LabelledRow {
+  int row;
+  int label;
+};
+
+// The rows of this block among those with a label, at most 8 * kTiles of them. Returns how many.
+template <int kTiles>
+__device__ inline int labelled_rows(LabelledRow (&rows)[kTiles * kOctet], const int* labels, int batch) {
+  constexpr int kRows = kTiles * kOctet;
+  const int first = blockIdx.x * kRows;
+  const int all = find_items<kRows>(
+      batch, first, [&](int row) { return labels[row] >= 0 ? 1 : 0; },
+      [&](int place, int row, int) { rows[place] = {row, labels[row]}; });
+  __syncthreads();
+  return min(all - first, kRows);
+}
+
+// Calls visit(tile, j, row) for the operand rows of which the warp holds the complete sums[tile][.. + j].
+template <int kTiles, typename Visit>
+__device__ inline void for_own_rows(const WarpShare& share, const LabelledRow* rows, int count, int lane,
+                                    Visit visit) {
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+    if (owns_tile(share, tile)) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int r = tile * kOctet + lane % 4 * 2 + j;
+        if (r < count) {
+          visit(tile, j, rows[r]);
+        }
+      }
+    }
+  }
+}
+
+template <typename T, int kTiles>
+__global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
+    lstm_layer_mma_kernel(LstmProblem p, int layer, int groups) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  __shared__ LabelledRow rows[kTiles * kOctet];
+  __shared__ SourceRow<T> sources[kTiles * kOctet];
+  const int lane = threadIdx.x % kWarp;
+  const int width = p.hidden_width;
+  const int depth = 2 * width;
+  const int64_t layer_offset = static_cast<int64_t>(layer) * p.batch * width;
+  const T* weight = static_cast<const T*>(p.weight) + static_cast<int64_t>(layer) * 4 * width * depth;
+  T* next_hidden = static_cast<T*>(p.next_hidden);
+
+  const WarpShare share(groups, threadIdx.x / kWarp);
+  const int unit = (static_cast<int>(blockIdx.y) * groups + share.column_group) * kOctet + lane / 4;
+  const T* gates[kOctets];
+  float bias[kOctets];
+#pragma unroll
+  for (int gate = 0; gate < kOctets; ++gate) {
+    const int row = gate * width + min(unit, width - 1);
+    gates[gate] = weight + static_cast<int64_t>(row) * depth;
+    bias[gate] = p.bias[static_cast<int64_t>(layer) * 4 * width + row];
+  }
+  WeightStream<T, kAhead<kTiles>> weights;
+  weights.start(gates, depth, share.k_group, share.k_groups, lane);
+
+  const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
+  if (count <= 0) {
+    return;
+  }
+  if (threadIdx.x < count) {
+    const auto [row, label] = rows[threadIdx.x];
+    const int64_t state = layer_offset + static_cast<int64_t>(row) * width;
+    const T* input = layer == 0 ? static_cast<const T*>(p.embedding) +
+                                      static_cast<int64_t>(label < p.vocab_size ? label : 0) * width
+                                : next_hidden + state - static_cast<int64_t>(p.batch) * width;
+    sources[threadIdx.x] = {input, static_cast<const T*>(p.hidden) + state};
+  }
+  __syncthreads();
+
+  float sums[kTiles][2 * kOctets] = {};
+  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, width, depth, share);
+  multiply(sums, weights, operand.chunks(), operand);
+
+  // All cells before the first of them is written: their loads do not wait for each other.
+  const int own_count = unit < width ? count : 0;
+  const auto place = [&](int row) { return layer_offset + static_cast<int64_t>(row) * width + unit; };
+  float cells[kTiles][2];
+  for_own_rows<kTiles>(share, rows, own_count, lane, [&](int tile, int j, const LabelledRow& row) {
+    cells[tile][j] = p.cell[place(row.row)];
+  });
+  add_k_groups(sums, reinterpret_cast<float*>(shared_bytes), share, lane);
+  for_own_rows<kTiles>(share, rows, own_count, lane, [&](int tile, int j, const LabelledRow& row) {
+    const float i = sums[tile][j] + bias[0];
+    const float f = sums[tile][2 + j] + bias[1];
+    const float g = sums[tile][4 + j] + bias[2];
+    const float o = sums[tile][6 + j] + bias[3];
+    const float cell = row.label < p.vocab_size ? sigmoid(f) * cells[tile][j] + sigmoid(i) * tanhf(g) : NAN;
+    p.cell[place(row.row)] = cell;
+    next_hidden[place(row.row)] = from_float<T>(sigmoid(o) * tanhf(cell));
+  });
+}
+
+// A warp's 32 columns of a projection [J, H] and where its sums go.
+template <typename T>
+class Projection {
+ public:
+  __device__ Projection(const void* weight, const void* bias, void* output, int width, int output_width,
+                        int column_group, int lane)
+      : weight_(static_cast<const T*>(weight)),
+        bias_(static_cast<const T*>(bias)),
+        output_(static_cast<T*>(output)),
+        width_(width),
+        output_width_(output_width),
+        column_(column_group * kWarpColumns + lane / 4) {}
+
+  template <int kAhead>
+  __device__ void start(WeightStream<T, kAhead>& weights, const WarpShare& share, int lane) const {
+    const T* columns[kOctets];
+#pragma unroll
+    for (int octet = 0; octet < kOctets; ++octet) {
+      const int column = min(column_ + octet * kOctet, output_width_ - 1);
+      columns[octet] = weight_ + static_cast<int64_t>(column) * width_;
+    }
+    weights.start(columns, width_, share.k_group, share.k_groups, lane);
+  }
+
+  template <int kTiles>
+  __device__ void store(float (&sums)[kTiles][2 * kOctets], float* exchange, const WarpShare& share,
+                        const LabelledRow* rows, int count, int lane) const {
+    add_k_groups(sums, exchange, share, lane);
+    for_own_rows<kTiles>(share, rows, count, lane, [&](int tile, int j, const LabelledRow& row) {
+#pragma unroll
+      for (int octet = 0; octet < kOctets; ++octet) {
+        const int column = column_ + octet * kOctet;
+        if (column < output_width_) {
+          output_[static_cast<int64_t>(row.row) * output_width_ + column] =
+              from_float<T>(sums[tile][2 * octet + j] + to_float(bias_[column]));
+        }
+      }
+    });
+  }
+
+ private:
+  const T* weight_;
+  const T* bias_;
+  T* output_;
+  int width_;
+  int output_width_;
+  int column_;
+};
+
+// Makes the new hidden states of the block's rows the hidden states. The blocks of a row share its layers.
+template <typename T>
+__device__ inline void commit_hidden(const LstmProblem& p, const LabelledRow* rows, int count, int lane) {
+  const auto* next_hidden = static_cast<const T*>(p.next_hidden);
+  auto* hidden = static_cast<T*>(p.hidden);
+  const int first = threadIdx.x / kWarp * gridDim.y + blockIdx.y;
+  for (int item = first; item < count * p.layers; item += kWarps * gridDim.y) {
+    const int64_t state =
+        (static_cast<int64_t>(item % p.layers) * p.batch + rows[item / p.layers].row) * p.hidden_width;
+    for (int k = lane * kLaneDepth; k < p.hidden_width; k += kWarp * kLaneDepth) {
+      *reinterpret_cast<uint4*>(hidden + state + k) =
+          *reinterpret_cast<const uint4*>(next_hidden + state + k);
+    }
+  }
+}
+
+template <typename T, int kTiles>
+__global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
+    lstm_projection_mma_kernel(LstmProblem p, int groups) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  __shared__ LabelledRow rows[kTiles * kOctet];
+  __shared__ SourceRow<T> sources[kTiles * kOctet];
+  const int lane = threadIdx.x % kWarp;
+  const int width = p.hidden_width;
+  const WarpShare share(groups, threadIdx.x / kWarp);
+  const Projection<T> projection(p.projection, p.projection_bias, p.output, width, p.output_width,
+                                 blockIdx.y * groups + share.column_group, lane);
+  WeightStream<T, kAhead<kTiles>> weights;
+  projection.start(weights, share, lane);
+
+  const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
+  if (count <= 0) {
+    return;
+  }
+  if (threadIdx.x < count) {
+    const int64_t state = static_cast<int64_t>(p.layers - 1) * p.batch + rows[threadIdx.x].row;
+    sources[threadIdx.x] = {static_cast<const T*>(p.next_hidden) + state * width, nullptr};
+  }
+  __syncthreads();
+  float sums[kTiles][2 * kOctets] = {};
+  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, width, width, share);
+  commit_hidden<T>(p, rows, count, lane);
+  multiply(sums, weights, operand.chunks(), operand);
+  projection.store(sums, reinterpret_cast<float*>(shared_bytes), share, rows, count, lane);
+}
+
+// The sum of the embeddings of a row's context, rounded to T, and its positive part if `relu`.
+template <typename T>
+__device__ inline uint4 embedded_context(const StatelessProblem& p, const LabelledRow& row, int k) {
+  const T* tables = static_cast<const T*>(p.tables);
+  const int* context = p.context + static_cast<int64_t>(row.row) * (p.context_size - 1);
+  float sums[kLaneDepth] = {};
+  for (int c = 0; c < p.context_size; ++c) {
+    const int label = c == 0 ? row.label : context[c - 1];
+    const bool known = label >= 0 && label < p.vocab_size;
+    const int64_t entry = (static_cast<int64_t>(c) * p.vocab_size + (known ? label : 0)) * p.hidden_width;
+    const uint4 pack = __ldg(reinterpret_cast<const uint4*>(tables + entry + k));
+#pragma unroll
+    for (int i = 0; i < kLaneDepth; ++i) {
+      sums[i] += known ? to_float(reinterpret_cast<const T*>(&pack)[i]) : NAN;
+    }
+  }
+  uint4 out;
+#pragma unroll
+  for (int i = 0; i < kLaneDepth; ++i) {
+    const T rounded = from_float<T>(sums[i]);
+    reinterpret_cast<T*>(&out)[i] =
+        p.relu ? from_float<T>(activate(to_float(rounded), Activation::kRelu)) : rounded;
+  }
+  return out;
+}
+
+template <typename T, int kTiles>
+__global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
+    stateless_mma_kernel(StatelessProblem p, int groups) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  __shared__ LabelledRow rows[kTiles * kOctet];
+  const int lane = threadIdx.x % kWarp;
+  const int width = p.hidden_width;
+  const int stride = row_stride(width);
+  const WarpShare share(groups, threadIdx.x / kWarp);
+  const Projection<T> projection(p.projection, p.projection_bias, p.output, width, p.output_width,
+                                 blockIdx.y * groups + share.column_group, lane);
+  WeightStream<T, kAhead<kTiles>> weights;
+  projection.start(weights, share, lane);
+
+  const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
+  if (count <= 0) {
+    return;
+  }
+  for (int r = threadIdx.x / kWarp; r < kTiles * kOctet; r += kWarps) {
+    for (int k = lane * kLaneDepth; k < ceil_div(width, kChunk) * kChunk; k += kWarp * kLaneDepth) {
+      const bool wanted = r < count && k < width;
+      *reinterpret_cast<uint4*>(shared_bytes + r * stride + k * static_cast<int>(sizeof(T))) =
+          wanted ? embedded_context<T>(p, rows[r], k) : uint4{0, 0, 0, 0};
+    }
+  }
+  __syncthreads();
+  float sums[kTiles][2 * kOctets] = {};
+  ResidentOperand operand(shared_bytes, width, share, lane);
+  multiply(sums, weights, share.chunks(width), operand);
+  // The exchange may lie where the operand was: all warps have passed a barrier by then.
+  projection.store(sums, reinterpret_cast<float*>(shared_bytes), share, rows, count, lane);
+}
+
+int streamed_bytes(int tiles) {
+  int bytes = 0;
+  with_tiles(tiles, [&]<int kTiles>() {
+    bytes = kStreamBytes<kTiles>;
+    return cudaSuccess;
+  });
+  return bytes;
+}
+
+int stateless_bytes(int width, int tiles) {
+  return std::max(tiles * kOctet * row_stride(width), exchange_bytes(tiles));
+}
+
+// What a kernel declares itself.
+int fixed_bytes(int tiles) {
+  constexpr int kSearch = 128;
+  return tiles * kOctet * static_cast<int>(sizeof(LabelledRow) + sizeof(SourceRow<float>)) + kSearch;
+}
+
+template <typename Shared>
+TilePlan plan_projection(const Product& product, Shared shared) {
+  const DeviceLimits limits = DeviceLimits::query();
+  TilePlan best;
+  for (int groups = 1; groups <= kWarps; groups *= 2) {
+    const TilePlan plan = plan_for_groups(product, groups, limits,
+                                          [&](int tiles) { return shared(tiles) + fixed_bytes(tiles); });
+    best = plan.cycles < best.cycles ? plan : best;
+  }
+  return best;
+}
+
+template <typename Kernel, typename... Args>
+cudaError_t launch(Kernel kernel, const TilePlan& plan, const Product& product, int shared,
+                   cudaStream_t stream, Args... args) {
+  const cudaError_t error = allow_shared(kernel, shared);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const dim3 grid(plan.row_blocks(product), plan.column_blocks(product));
+  kernel<<<grid, kThreads, shared, stream>>>(args..., plan.groups);
+  return cudaGetLastError();
+}
+
+bool are_vectors(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
+
+}  // namespace
+
+template <typename T>
+bool lstm_mma_supports(const LstmProblem& p) {
+  return are_vectors(p.embedding) && are_vectors(p.weight) && are_vectors(p.projection) &&
+         are_vectors(p.hidden) && are_vectors(p.next_hidden) && p.hidden_width % kLaneDepth == 0 &&
+         streamed_bytes(kTileChoices[0]) + fixed_bytes(kTileChoices[0]) <= DeviceLimits::query().shared_bytes;
+}
+
+template <typename T>
+bool stateless_mma_supports(const StatelessProblem& p) {
+  const int shared = stateless_bytes(p.hidden_width, kTileChoices[0]) + fixed_bytes(kTileChoices[0]);
+  return are_vectors(p.tables) && are_vectors(p.projection) && p.hidden_width % kLaneDepth == 0 &&
+         shared <= DeviceLimits::query().shared_bytes;
+}
+
+template <typename T>
+cudaError_t launch_lstm_mma(const LstmProblem& p, cudaStream_t stream) {
+  const Product gates{p.batch, 4 * p.hidden_width, 2 * p.hidden_width};
+  const TilePlan gates_plan = plan_projection(gates, streamed_bytes);
+  for (int layer = 0; layer < p.layers; ++layer) {
+    const cudaError_t error = with_tiles(gates_plan.tiles, [&]<int kTiles>() {
+      return launch(lstm_layer_mma_kernel<T, kTiles>, gates_plan, gates, kStreamBytes<kTiles>, stream, p,
+                    layer);
+    });
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+  const Product projection{p.batch, p.output_width, p.hidden_width};
+  const TilePlan plan = plan_projection(projection, streamed_bytes);
+  return with_tiles(plan.tiles, [&]<int kTiles>() {
+    return launch(lstm_projection_mma_kernel<T, kTiles>, plan, projection, kStreamBytes<kTiles>, stream, p);
+  });
+}
+
+template <typename T>
+cudaError_t launch_stateless_mma(const StatelessProblem& p, cudaStream_t stream) {
+  const Product product{p.batch, p.output_width, p.hidden_width};
+  const TilePlan plan =
+      plan_projection(product, [&](int tiles) { return stateless_bytes(p.hidden_width, tiles); });
+  return with_tiles(plan.tiles, [&]<int kTiles>() {
+    return launch(stateless_mma_kernel<T, kTiles>, plan, product, stateless_bytes(p.hidden_width, kTiles),
+                  stream, p);
+  });
+}
+
+#define INSTANTIATE(T)                                                       \
+  template bool lstm_mma_supports<T>(const LstmProblem&);                    \
+  template bool stateless_mma_supports<T>(const StatelessProblem&);          \
+  template cudaError_t launch_lstm_mma<T>(const LstmProblem&, cudaStream_t); \
+  template cudaError_t launch_stateless_mma<T>(const StatelessProblem&, cudaStream_t);
+INSTANTIATE(__nv_bfloat16)
+INSTANTIATE(__half)
+#undef INSTANTIATE
+
+}  // namespace rnnt_fastdecode::cuda

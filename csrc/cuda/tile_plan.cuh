@@ -1,0 +1,105 @@
+// Which tile of operand rows x weight rows a block takes: the shape with the least estimated time.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "mma_tile.cuh"
+
+namespace rnnt_fastdecode::cuda::mma {
+
+// Octets of operand rows that kernels are made for.
+constexpr int kTileChoices[] = {1, 2, 4, 8, 12};
+
+struct DeviceLimits {
+  int multiprocessors = 1;
+  int shared_bytes = 0;  // of one block
+
+  // Of the current device.
+  static DeviceLimits query() {
+    DeviceLimits limits;
+    int device = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return limits;
+  }
+};
+
+struct Product {
+  int rows;     // operand rows
+  int columns;  // weight rows
+  int depth;
+};
+
+// Cycles of all blocks together, when each of them takes 8 * tiles rows and `groups` groups of kWarpColumns
+// columns. The rates are those of an H200: what one multiprocessor and what all of them can read from the L2
+// cache, and what one does with mma.sync, each for a cycle.
+inline double estimated_cycles(const Product& product, int tiles, int groups, const DeviceLimits& limits) {
+  constexpr double kStart = 1500, kBlockBytes = 48, kDeviceBytes = 3000, kMultiplyAdds = 1200,
+                   kSharedBytes = 128;
+  const double rows = kOctet * tiles;
+  const double blocks = static_cast<double>(ceil_div(product.rows, kOctet * tiles)) *
+                        ceil_div(ceil_div(product.columns, kWarpColumns), groups);
+  const double waves = ceil_div(static_cast<int>(blocks), limits.multiprocessors);
+  const double element_bytes = 2.0 * product.depth;
+  // The last groups of a block share its warps among them.
+  const int last = groups % kWarps;
+  const WarpShare share(last, 0);
+  const double busy_groups = groups - last + (last == 0 ? 0 : kWarps / share.k_groups);
+  const double multiply = rows * kWarpColumns * busy_groups * product.depth / kMultiplyAdds;
+  const double load = groups * kWarpColumns * element_bytes / kBlockBytes;
+  const double exchange =
+      last == 0 ? 0 : 2.0 * (kWarps - kWarps / share.k_groups) * rows * kWarpColumns * 4 / kSharedBytes;
+  const double block = kStart + rows * element_bytes / kBlockBytes + std::max(multiply, load) + exchange;
+  const double traffic = blocks * (rows + groups * kWarpColumns) * element_bytes / kDeviceBytes;
+  return std::max(waves * block, kStart + traffic);
+}
+
+struct TilePlan {
+  int tiles = 0;   // 0: no tile fits
+  int groups = 1;  // of kWarpColumns columns, for each block
+  double cycles = std::numeric_limits<double>::infinity();
+
+  int row_blocks(const Product& product) const { return ceil_div(product.rows, kOctet * tiles); }
+  int column_blocks(const Product& product) const { return ceil_div(product.columns, kWarpColumns * groups); }
+};
+
+// The best plan with this number of groups for each block. shared(tiles): bytes of shared memory of a block.
+template <typename Shared>
+TilePlan plan_for_groups(const Product& product, int groups, const DeviceLimits& limits, Shared shared) {
+  TilePlan best;
+  for (const int tiles : kTileChoices) {
+    const double cycles = estimated_cycles(product, tiles, groups, limits);
+    if (shared(tiles) <= limits.shared_bytes && cycles < best.cycles) {
+      best = {tiles, groups, cycles};
+    }
+  }
+  return best;
+}
+
+// Calls launch.template operator()<kTiles>() for the planned number of tiles.
+template <typename Launch>
+cudaError_t with_tiles(int tiles, Launch launch) {
+  switch (tiles) {
+    case 1:
+      return launch.template operator()<1>();
+    case 2:
+      return launch.template operator()<2>();
+    case 4:
+      return launch.template operator()<4>();
+    case 8:
+      return launch.template operator()<8>();
+    default:
+      return launch.template operator()<12>();
+  }
+}
+
+template <typename Kernel>
+cudaError_t allow_shared(Kernel kernel, int bytes) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+}
+
+}  // namespace rnnt_fastdecode::cuda::mma
