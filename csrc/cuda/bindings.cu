@@ -102,7 +102,7 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor
     auto* partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(scratch));
     dispatch(sizes.dtype, [&]<typename T>(T) {
       check_cuda("joint_argmax",
-                 cuda::launch_joint_partials<T>(problem, partials, splits, nullptr, launch.stream));
+                 cuda::launch_joint_partials<T>(problem, partials, splits, {}, launch.stream));
     });
     check_cuda("joint_argmax",
                cuda::launch_joint_finish(problem, partials, splits, mutable_ints(tokens),
@@ -230,10 +230,10 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       .token_durations = mutable_ints(token_durations),
       .log_probs = mutable_floats(log_probs),
       .counts = mutable_ints(counts),
-      .active = mutable_ints(active),
       .labels = nullptr,
       .partials = nullptr,
-      .splits = 0};
+      .splits = 0,
+      .signal = {mutable_ints(active), static_cast<unsigned long long>(condition)}};
   std::copy(durations.begin(), durations.end(), problem.durations);
   const int room = check_workspace(call, workspace, problem.joint);
   problem.labels = mutable_ints(workspace[0]);
@@ -241,7 +241,7 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
 
   const Launch launch(encoder);
   if (problem.joint.batch == 0) {
-    check_cuda(call.op, cudaMemsetAsync(problem.active, 0, sizeof(int), launch.stream));
+    check_cuda(call.op, cuda::launch_clear_signal(problem.signal, launch.stream));
   } else {
     dispatch(sizes.joint.dtype, [&]<typename T>(T) {
       const int wanted =
@@ -254,10 +254,6 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       check_cuda(call.op,
                  cuda::launch_greedy_rounds<T>(problem, static_cast<int>(rounds), step, launch.stream));
     });
-  }
-  if (condition != 0) {
-    check_cuda(call.op, cuda::launch_set_condition(problem.active, static_cast<unsigned long long>(condition),
-                                                   launch.stream));
   }
 }
 

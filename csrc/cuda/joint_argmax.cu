@@ -58,7 +58,7 @@ __device__ inline void include(JointPartial& best, float logit, int column, int 
 template <typename T, int Vector>
 __global__ void __launch_bounds__(kThreads)
     joint_partials_kernel(JointProblem p, JointPartial* partials, int splits, int columns_per_split,
-                          int* active) {
+                          LoopSignal signal) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ JointPartial warp_partials[kWarps][kTileRows];
   __shared__ Row tile_rows[kTileRows];
@@ -68,8 +68,8 @@ __global__ void __launch_bounds__(kThreads)
   const int first_row = blockIdx.x * kTileRows;
   const int stride = padded_stride<T>(p.width);
 
-  if (active != nullptr && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
-    *active = 0;
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
+    signal.clear();
   }
 
   if (threadIdx.x < kTileRows) {
@@ -147,8 +147,8 @@ __global__ void joint_finish_kernel(JointProblem p, const JointPartial* partials
 }
 
 template <typename T, int Vector>
-cudaError_t launch_partials(const JointProblem& p, JointPartial* partials, int splits, int* active,
-                            cudaStream_t stream) {
+cudaError_t launch_partials(const JointProblem& p, JointPartial* partials, int splits,
+                            const LoopSignal& signal, cudaStream_t stream) {
   const auto kernel = joint_partials_kernel<T, Vector>;
   const int shared = kTileRows * padded_stride<T>(p.width) * static_cast<int>(sizeof(T));
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
@@ -158,7 +158,7 @@ cudaError_t launch_partials(const JointProblem& p, JointPartial* partials, int s
   const int columns_per_split =
       (p.columns() + splits * kTileColumns - 1) / (splits * kTileColumns) * kTileColumns;
   const dim3 grid((p.rows() + kTileRows - 1) / kTileRows, splits);
-  kernel<<<grid, kThreads, shared, stream>>>(p, partials, splits, columns_per_split, active);
+  kernel<<<grid, kThreads, shared, stream>>>(p, partials, splits, columns_per_split, signal);
   return cudaGetLastError();
 }
 
@@ -183,16 +183,16 @@ int joint_column_splits(const JointProblem& problem, int multiprocessors) {
 
 template <typename T>
 cudaError_t launch_joint_partials(const JointProblem& problem, JointPartial* partials, int splits,
-                                  int* active, cudaStream_t stream) {
+                                  const LoopSignal& signal, cudaStream_t stream) {
   if constexpr (!std::is_same_v<T, float>) {
     if (joint_mma_supports<T>(problem)) {
-      return launch_joint_mma<T>(problem, partials, splits, active, stream);
+      return launch_joint_mma<T>(problem, partials, splits, signal, stream);
     }
   }
   if (is_vectorizable<T>(problem.weight, problem.width)) {
-    return launch_partials<T, kVector<T>>(problem, partials, splits, active, stream);
+    return launch_partials<T, kVector<T>>(problem, partials, splits, signal, stream);
   }
-  return launch_partials<T, 1>(problem, partials, splits, active, stream);
+  return launch_partials<T, 1>(problem, partials, splits, signal, stream);
 }
 
 cudaError_t launch_joint_finish(const JointProblem& problem, const JointPartial* partials, int splits,
@@ -203,9 +203,10 @@ cudaError_t launch_joint_finish(const JointProblem& problem, const JointPartial*
   return cudaGetLastError();
 }
 
-#define INSTANTIATE(T)                                           \
-  template int joint_column_splits<T>(const JointProblem&, int); \
-  template cudaError_t launch_joint_partials<T>(const JointProblem&, JointPartial*, int, int*, cudaStream_t);
+#define INSTANTIATE(T)                                                                                      \
+  template int joint_column_splits<T>(const JointProblem&, int);                                            \
+  template cudaError_t launch_joint_partials<T>(const JointProblem&, JointPartial*, int, const LoopSignal&, \
+                                                cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(__nv_bfloat16)
 INSTANTIATE(__half)

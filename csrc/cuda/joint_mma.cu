@@ -131,17 +131,21 @@ __device__ inline unsigned columns_between(int first, int low, int high, int lan
 // What the warp's columns say of its tile's eight rows, in the lanes that best_of_columns names.
 __device__ inline JointPartial tile_partial(const float (&logits)[2 * kOctets], const JointProblem& p,
                                             int first, int end, int lane) {
-  const Best token =
-      best_of_columns(logits, columns_between(first, 0, min(end, p.num_tokens), lane), first, lane);
   JointPartial partial = empty_partial();
-  partial.token_max = token.max;
-  partial.token = token.index;
-  partial.token_sum = token.sum;
-  if (min(first + kWarpColumns, end) > p.num_tokens) {
-    const Best duration =
-        best_of_columns(logits, columns_between(first, p.num_tokens, end, lane), first, lane);
-    partial.duration_max = duration.max;
-    partial.duration = duration.index == INT32_MAX ? INT32_MAX : duration.index - p.num_tokens;
+  const int last_kind = min(first + kWarpColumns, end) > p.num_tokens ? 1 : 0;
+#pragma unroll 1
+  for (int kind = 0; kind <= last_kind; ++kind) {
+    const int low = kind == 0 ? 0 : p.num_tokens;
+    const int high = kind == 0 ? min(end, p.num_tokens) : end;
+    const Best best = best_of_columns(logits, columns_between(first, low, high, lane), first, lane);
+    if (kind == 0) {
+      partial.token_max = best.max;
+      partial.token = best.index;
+      partial.token_sum = best.sum;
+    } else {
+      partial.duration_max = best.max;
+      partial.duration = best.index == INT32_MAX ? INT32_MAX : best.index - low;
+    }
   }
   return partial;
 }
@@ -152,8 +156,9 @@ constexpr int kAhead = kTiles <= 4   ? 4
                                      : 2;
 
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
-    joint_mma_kernel(JointProblem p, JointPartial* partials, int splits, int columns_per_split, int* active) {
+__global__ void __launch_bounds__(kThreads)
+    joint_mma_kernel(JointProblem p, JointPartial* partials, int splits, int columns_per_split,
+                     LoopSignal signal) {
   constexpr int kRows = kTiles * kOctet;
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ JointPartial found[kWarps][kRows];  // by column group
@@ -165,8 +170,8 @@ __global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
   const int begin = blockIdx.y * columns_per_split;
   const int end = min(begin + columns_per_split, p.columns());
 
-  if (active != nullptr && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
-    *active = 0;
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
+    signal.clear();
   }
 
   WeightStream<T, kAhead<kTiles>> weights;
@@ -238,16 +243,14 @@ __global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
     if (now_column >= end) {
       continue;
     }
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      if (owns_tile(now, tile)) {
-        const JointPartial partial = tile_partial(sums[tile], p, now_column, end, lane);
-        if (lane < kOctet) {
-          JointPartial& own = found[now.column_group][tile * kOctet + lane % 4 * 2 + lane / 4];
-          own = is_first ? partial : merge(own, partial);
-        }
+    const auto reduce = [&](int tile, const float (&logits)[2 * kOctets]) {
+      const JointPartial partial = tile_partial(logits, p, now_column, end, lane);
+      if (lane < kOctet) {
+        JointPartial& own = found[now.column_group][tile * kOctet + lane % 4 * 2 + lane / 4];
+        own = is_first ? partial : merge(own, partial);
       }
-    }
+    };
+    for_own_tiles(now, reduce, sums);
   }
   __syncthreads();
 
@@ -307,8 +310,8 @@ int joint_mma_column_splits(const JointProblem& p) {
 }
 
 template <typename T>
-cudaError_t launch_joint_mma(const JointProblem& p, JointPartial* partials, int splits, int* active,
-                             cudaStream_t stream) {
+cudaError_t launch_joint_mma(const JointProblem& p, JointPartial* partials, int splits,
+                             const LoopSignal& signal, cudaStream_t stream) {
   const TilePlan plan = plan_for(p, splits, DeviceLimits::query());
   const dim3 grid(plan.row_blocks({p.rows(), p.columns(), p.width}), splits);
   return with_tiles(plan.tiles, [&]<int kTiles>() {
@@ -318,15 +321,16 @@ cudaError_t launch_joint_mma(const JointProblem& p, JointPartial* partials, int 
     if (error != cudaSuccess) {
       return error;
     }
-    kernel<<<grid, kThreads, shared, stream>>>(p, partials, splits, plan.groups * kWarpColumns, active);
+    kernel<<<grid, kThreads, shared, stream>>>(p, partials, splits, plan.groups * kWarpColumns, signal);
     return cudaGetLastError();
   });
 }
 
-#define INSTANTIATE(T)                                          \
-  template bool joint_mma_supports<T>(const JointProblem&);     \
-  template int joint_mma_column_splits<T>(const JointProblem&); \
-  template cudaError_t launch_joint_mma<T>(const JointProblem&, JointPartial*, int, int*, cudaStream_t);
+#define INSTANTIATE(T)                                                                                 \
+  template bool joint_mma_supports<T>(const JointProblem&);                                            \
+  template int joint_mma_column_splits<T>(const JointProblem&);                                        \
+  template cudaError_t launch_joint_mma<T>(const JointProblem&, JointPartial*, int, const LoopSignal&, \
+                                           cudaStream_t);
 INSTANTIATE(__nv_bfloat16)
 INSTANTIATE(__half)
 #undef INSTANTIATE

@@ -16,7 +16,7 @@ template <typename T>
 int joint_mma_column_splits(const JointProblem& problem);
 
 template <typename T>
-cudaError_t launch_joint_mma(const JointProblem& problem, JointPartial* partials, int splits, int* active,
-                             cudaStream_t stream);
+cudaError_t launch_joint_mma(const JointProblem& problem, JointPartial* partials, int splits,
+                             const LoopSignal& signal, cudaStream_t stream);
 
 }  // namespace rnnt_fastdecode::cuda

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 
 #include "ptx.cuh"
 
@@ -97,17 +98,42 @@ class WeightStream {
   int step_;
 };
 
-template <typename T>
-__device__ inline void multiply_chunk(float (&sums)[2 * kOctets], const uint4 (&weights)[kOctets],
-                                      const uint4& operand) {
+// A chunk of weights as `mma` takes them: left operand i of octets 2 (i / 2) and the next, the first or the
+// second half of the lane's elements.
+struct LeftOperands {
+  uint32_t words[kOctets][4];
+
+  __device__ explicit LeftOperands(const uint4 (&chunk)[kOctets]) {
 #pragma unroll
-  for (int pair = 0; pair < kOctets; pair += 2) {
-    const uint4& low = weights[pair];
-    const uint4& high = weights[pair + 1];
-    ptx::mma<T>(sums + 2 * pair, low.x, high.x, low.y, high.y, operand.x, operand.y);
-    ptx::mma<T>(sums + 2 * pair, low.z, high.z, low.w, high.w, operand.z, operand.w);
+    for (int pair = 0; pair < kOctets; pair += 2) {
+      const uint4& low = chunk[pair];
+      const uint4& high = chunk[pair + 1];
+      set(words[pair], low.x, high.x, low.y, high.y);
+      set(words[pair + 1], low.z, high.z, low.w, high.w);
+    }
   }
-}
+
+  template <typename T>
+  __device__ void multiply(float (&sums)[2 * kOctets], const uint4& operand) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int pair = 0; pair < kOctets; pair += 2) {
+        ptx::mma<T>(sums + 2 * pair, words[pair + half], half == 0 ? operand.x : operand.z,
+                    half == 0 ? operand.y : operand.w);
+      }
+    }
+  }
+
+ private:
+  __device__ static void set(uint32_t (&to)[4], uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+    to[0] = a;
+    to[1] = b;
+    to[2] = c;
+    to[3] = d;
+    ptx::settle(to);
+  }
+};
 
 // Adds `count` chunks of the product to the sums. operand.chunk(i) is where the lane finds its 16 bytes of
 // the warp's i-th chunk, in the first tile; the other tiles follow at operand.tile_bytes.
@@ -119,12 +145,12 @@ __device__ inline void multiply(float (&sums)[kTiles][2 * kOctets], WeightStream
     for (int slot = 0; slot < kAhead; ++slot) {
       if (first + slot < count) {
         const unsigned char* place = operand.chunk(first + slot);
+        const LeftOperands left(weights.chunks[slot]);
+        weights.load(slot);
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
-          multiply_chunk<T>(sums[tile], weights.chunks[slot],
-                            *reinterpret_cast<const uint4*>(place + tile * operand.tile_bytes));
+          left.multiply<T>(sums[tile], *reinterpret_cast<const uint4*>(place + tile * operand.tile_bytes));
         }
-        weights.load(slot);
       }
     }
   }
@@ -198,6 +224,34 @@ __device__ inline void add_k_groups(float (&sums)[kTiles][2 * kOctets], float* e
         sums[tile][i] = total[i];
       }
     }
+  }
+}
+
+// Calls visit(tile, values...) for each tile that the warp owns, with the tile's share of each array. A loop
+// that is not unrolled, through which the values move down to constant places: the code of `visit` is long,
+// and registers cannot be indexed.
+template <int kTiles, typename Visit, int... kValues>
+__device__ inline void for_own_tiles(const WarpShare& share, Visit visit,
+                                     float (&... arrays)[kTiles][kValues]) {
+  constexpr int kStep = kTiles < 2 ? 1 : 2;
+#pragma unroll 1
+  for (int first = 0; first < kTiles; first += kStep) {
+#pragma unroll
+    for (int i = 0; i < kStep; ++i) {
+      if (owns_tile(share, first + i)) {
+        visit(first + i, arrays[i]...);
+      }
+    }
+    const auto move_down = [](auto& array) {
+#pragma unroll
+      for (int tile = 0; tile + kStep < kTiles; ++tile) {
+#pragma unroll
+        for (int i = 0; i < static_cast<int>(std::size(array[tile])); ++i) {
+          array[tile][i] = array[tile + kStep][i];
+        }
+      }
+    };
+    (move_down(arrays), ...);
   }
 }
 

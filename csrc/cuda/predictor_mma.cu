@@ -122,27 +122,11 @@ __device__ inline int labelled_rows(LabelledRow (&rows)[kTiles * kOctet], const 
   return min(all - first, kRows);
 }
 
-// Calls visit(tile, j, row) for the operand rows of which the warp holds the complete sums[tile][.. + j].
-template <int kTiles, typename Visit>
-__device__ inline void for_own_rows(const WarpShare& share, const LabelledRow* rows, int count, int lane,
-                                    Visit visit) {
-#pragma unroll
-  for (int tile = 0; tile < kTiles; ++tile) {
-    if (owns_tile(share, tile)) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const int r = tile * kOctet + lane % 4 * 2 + j;
-        if (r < count) {
-          visit(tile, j, rows[r]);
-        }
-      }
-    }
-  }
-}
+// The place among the block's rows of what sums[tile][.. + j] belongs to.
+__device__ inline int own_row(int tile, int j, int lane) { return tile * kOctet + lane % 4 * 2 + j; }
 
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
-    lstm_layer_mma_kernel(LstmProblem p, int layer, int groups) {
+__global__ void __launch_bounds__(kThreads) lstm_layer_mma_kernel(LstmProblem p, int layer, int groups) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
   __shared__ SourceRow<T> sources[kTiles * kOctet];
@@ -188,19 +172,32 @@ __global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
   const int own_count = unit < width ? count : 0;
   const auto place = [&](int row) { return layer_offset + static_cast<int64_t>(row) * width + unit; };
   float cells[kTiles][2];
-  for_own_rows<kTiles>(share, rows, own_count, lane, [&](int tile, int j, const LabelledRow& row) {
-    cells[tile][j] = p.cell[place(row.row)];
-  });
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int r = own_row(tile, j, lane);
+      cells[tile][j] = owns_tile(share, tile) && r < own_count ? p.cell[place(rows[r].row)] : 0.0f;
+    }
+  }
   add_k_groups(sums, reinterpret_cast<float*>(shared_bytes), share, lane);
-  for_own_rows<kTiles>(share, rows, own_count, lane, [&](int tile, int j, const LabelledRow& row) {
-    const float i = sums[tile][j] + bias[0];
-    const float f = sums[tile][2 + j] + bias[1];
-    const float g = sums[tile][4 + j] + bias[2];
-    const float o = sums[tile][6 + j] + bias[3];
-    const float cell = row.label < p.vocab_size ? sigmoid(f) * cells[tile][j] + sigmoid(i) * tanhf(g) : NAN;
-    p.cell[place(row.row)] = cell;
-    next_hidden[place(row.row)] = from_float<T>(sigmoid(o) * tanhf(cell));
-  });
+  const auto update = [&](int tile, const float (&gate_sums)[2 * kOctets], const float (&old_cells)[2]) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int r = own_row(tile, j, lane);
+      if (r < own_count) {
+        const auto [row, label] = rows[r];
+        const float i = gate_sums[j] + bias[0];
+        const float f = gate_sums[2 + j] + bias[1];
+        const float g = gate_sums[4 + j] + bias[2];
+        const float o = gate_sums[6 + j] + bias[3];
+        const float cell = label < p.vocab_size ? sigmoid(f) * old_cells[j] + sigmoid(i) * tanhf(g) : NAN;
+        p.cell[place(row)] = cell;
+        next_hidden[place(row)] = from_float<T>(sigmoid(o) * tanhf(cell));
+      }
+    }
+  };
+  for_own_tiles(share, update, sums, cells);
 }
 
 // A warp's 32 columns of a projection [J, H] and where its sums go.
@@ -231,16 +228,23 @@ class Projection {
   __device__ void store(float (&sums)[kTiles][2 * kOctets], float* exchange, const WarpShare& share,
                         const LabelledRow* rows, int count, int lane) const {
     add_k_groups(sums, exchange, share, lane);
-    for_own_rows<kTiles>(share, rows, count, lane, [&](int tile, int j, const LabelledRow& row) {
+    const auto write = [&](int tile, const float (&column_sums)[2 * kOctets]) {
 #pragma unroll
-      for (int octet = 0; octet < kOctets; ++octet) {
-        const int column = column_ + octet * kOctet;
-        if (column < output_width_) {
-          output_[static_cast<int64_t>(row.row) * output_width_ + column] =
-              from_float<T>(sums[tile][2 * octet + j] + to_float(bias_[column]));
+      for (int j = 0; j < 2; ++j) {
+        const int r = own_row(tile, j, lane);
+        if (r < count) {
+          T* output = output_ + static_cast<int64_t>(rows[r].row) * output_width_;
+#pragma unroll
+          for (int octet = 0; octet < kOctets; ++octet) {
+            const int column = column_ + octet * kOctet;
+            if (column < output_width_) {
+              output[column] = from_float<T>(column_sums[2 * octet + j] + to_float(bias_[column]));
+            }
+          }
         }
       }
-    });
+    };
+    for_own_tiles(share, write, sums);
   }
 
  private:
@@ -269,8 +273,7 @@ __device__ inline void commit_hidden(const LstmProblem& p, const LabelledRow* ro
 }
 
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
-    lstm_projection_mma_kernel(LstmProblem p, int groups) {
+__global__ void __launch_bounds__(kThreads) lstm_projection_mma_kernel(LstmProblem p, int groups) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
   __shared__ SourceRow<T> sources[kTiles * kOctet];
@@ -325,8 +328,7 @@ __device__ inline uint4 embedded_context(const StatelessProblem& p, const Labell
 }
 
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads, kTiles <= 2 ? 2 : 1)
-    stateless_mma_kernel(StatelessProblem p, int groups) {
+__global__ void __launch_bounds__(kThreads) stateless_mma_kernel(StatelessProblem p, int groups) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
   const int lane = threadIdx.x % kWarp;

@@ -12,25 +12,28 @@ namespace rnnt_fastdecode::cuda::ptx {
 // elements, a = {rows g, g + 8, g, g + 8 at depths 2t, 2t, 2t + 8, 2t + 8}, b = {column g at depths 2t, 2t +
 // 8} and d = {row g, columns 2t and 2t + 1; row g + 8, the same}.
 template <typename T>
-__device__ inline void mma(float* d, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                           uint32_t b1);
+__device__ inline void mma(float* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 
 template <>
-__device__ inline void mma<__nv_bfloat16>(float* d, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                          uint32_t b0, uint32_t b1) {
+__device__ inline void mma<__nv_bfloat16>(float* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 template <>
-__device__ inline void mma<__half>(float* d, uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                   uint32_t b1) {
+__device__ inline void mma<__half>(float* d, const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Computes the words here: the compiler would otherwise keep where they come from, and assemble them anew for
+// each use.
+__device__ inline void settle(uint32_t (&words)[4]) {
+  asm volatile("" : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3]));
 }
 
 // 16 bytes from device to shared memory without waiting; zeros where `wanted` is false.
