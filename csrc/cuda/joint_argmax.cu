@@ -8,10 +8,9 @@
 // of their utterance cost nothing where a whole tile of them lies together.
 
 #include <algorithm>
-#include <type_traits>
 
 #include "joint_argmax.cuh"
-#include "joint_mma.cuh"
+#include "joint_tiles.cuh"
 #include "tile_dot.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -166,10 +165,8 @@ cudaError_t launch_partials(const JointProblem& p, JointPartial* partials, int s
 
 template <typename T>
 int joint_column_splits(const JointProblem& problem, int multiprocessors) {
-  if constexpr (!std::is_same_v<T, float>) {
-    if (joint_mma_supports<T>(problem)) {
-      return joint_mma_column_splits<T>(problem);
-    }
+  if (joint_tiles_supports<T>(problem)) {
+    return joint_tiles_column_splits<T>(problem);
   }
   constexpr int kBlocksPerMultiprocessor = 2;
   // Every warp of a block gets a tile at least: more splits would be more partials to merge and no more
@@ -184,10 +181,8 @@ int joint_column_splits(const JointProblem& problem, int multiprocessors) {
 template <typename T>
 cudaError_t launch_joint_partials(const JointProblem& problem, JointPartial* partials, int splits,
                                   const LoopSignal& signal, cudaStream_t stream) {
-  if constexpr (!std::is_same_v<T, float>) {
-    if (joint_mma_supports<T>(problem)) {
-      return launch_joint_mma<T>(problem, partials, splits, signal, stream);
-    }
+  if (joint_tiles_supports<T>(problem)) {
+    return launch_joint_tiles<T>(problem, partials, splits, signal, stream);
   }
   if (is_vectorizable<T>(problem.weight, problem.width)) {
     return launch_partials<T, kVector<T>>(problem, partials, splits, signal, stream);

@@ -9,10 +9,8 @@
 // Stateless: the sum of the context's embeddings is built in shared memory by every block of the projection;
 // the context itself shifts in a kernel of its own, after all of them have read it.
 
-#include <type_traits>
-
-#include "predictor_mma.cuh"
 #include "predictor_step.cuh"
+#include "predictor_tiles.cuh"
 #include "tile_dot.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -234,10 +232,8 @@ cudaError_t stateless_projection(const StatelessProblem& p, cudaStream_t stream)
 
 template <typename T>
 cudaError_t project_context(const StatelessProblem& p, cudaStream_t stream) {
-  if constexpr (!std::is_same_v<T, float>) {
-    if (stateless_mma_supports<T>(p)) {
-      return launch_stateless_mma<T>(p, stream);
-    }
+  if (stateless_tiles_supports<T>(p)) {
+    return launch_stateless_tiles<T>(p, stream);
   }
   return is_vectorizable<T>(p.projection, p.hidden_width) ? stateless_projection<T, kVector<T>>(p, stream)
                                                           : stateless_projection<T, 1>(p, stream);
@@ -247,10 +243,8 @@ cudaError_t project_context(const StatelessProblem& p, cudaStream_t stream) {
 
 template <typename T>
 cudaError_t launch_lstm_step(const LstmProblem& problem, cudaStream_t stream) {
-  if constexpr (!std::is_same_v<T, float>) {
-    if (lstm_mma_supports<T>(problem)) {
-      return launch_lstm_mma<T>(problem, stream);
-    }
+  if (lstm_tiles_supports<T>(problem)) {
+    return launch_lstm_tiles<T>(problem, stream);
   }
   if (is_vectorizable<T>(problem.weight, problem.hidden_width) &&
       is_vectorizable<T>(problem.projection, problem.hidden_width)) {

@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <limits>
 
-#include "mma_tile.cuh"
+#include "warp_product.cuh"
 
-namespace rnnt_fastdecode::cuda::mma {
+namespace rnnt_fastdecode::cuda::product {
 
-// Octets of operand rows that kernels are made for.
+// Octets of operand rows that kernels are made for. A lane's float sums take four times the registers.
 constexpr int kTileChoices[] = {1, 2, 4, 8, 12};
+template <typename T>
+constexpr int kMostTiles = std::is_same_v<T, float> ? 4 : 12;
 
 struct DeviceLimits {
   int multiprocessors = 1;
@@ -36,25 +38,26 @@ struct Product {
 
 // Cycles of all blocks together, when each of them takes 8 * tiles rows and `groups` groups of kWarpColumns
 // columns. The rates are those of an H200: what one multiprocessor and what all of them can read from the L2
-// cache, and what one does with mma.sync, each for a cycle.
-inline double estimated_cycles(const Product& product, int tiles, int groups, const DeviceLimits& limits) {
-  constexpr double kStart = 1500, kBlockBytes = 48, kDeviceBytes = 3000, kMultiplyAdds = 1200,
-                   kSharedBytes = 128;
+// cache, and the multiply-adds of one, each for a cycle.
+template <typename T>
+double estimated_cycles(const Product& product, int tiles, int groups, const DeviceLimits& limits) {
+  constexpr double kStart = 1500, kBlockBytes = 48, kDeviceBytes = 3000, kSharedBytes = 128,
+                   kMultiplyAdds = std::is_same_v<T, float> ? 90 : 1200;
   const double rows = kOctet * tiles;
   const double blocks = static_cast<double>(ceil_div(product.rows, kOctet * tiles)) *
                         ceil_div(ceil_div(product.columns, kWarpColumns), groups);
   const double waves = ceil_div(static_cast<int>(blocks), limits.multiprocessors);
-  const double element_bytes = 2.0 * product.depth;
+  const double row_bytes = static_cast<double>(sizeof(T)) * product.depth;
   // The last groups of a block share its warps among them.
   const int last = groups % kWarps;
   const WarpShare share(last, 0);
   const double busy_groups = groups - last + (last == 0 ? 0 : kWarps / share.k_groups);
   const double multiply = rows * kWarpColumns * busy_groups * product.depth / kMultiplyAdds;
-  const double load = groups * kWarpColumns * element_bytes / kBlockBytes;
+  const double load = groups * kWarpColumns * row_bytes / kBlockBytes;
   const double exchange =
       last == 0 ? 0 : 2.0 * (kWarps - kWarps / share.k_groups) * rows * kWarpColumns * 4 / kSharedBytes;
-  const double block = kStart + rows * element_bytes / kBlockBytes + std::max(multiply, load) + exchange;
-  const double traffic = blocks * (rows + groups * kWarpColumns) * element_bytes / kDeviceBytes;
+  const double block = kStart + rows * row_bytes / kBlockBytes + std::max(multiply, load) + exchange;
+  const double traffic = blocks * (rows + groups * kWarpColumns) * row_bytes / kDeviceBytes;
   return std::max(waves * block, kStart + traffic);
 }
 
@@ -68,12 +71,12 @@ struct TilePlan {
 };
 
 // The best plan with this number of groups for each block. shared(tiles): bytes of shared memory of a block.
-template <typename Shared>
+template <typename T, typename Shared>
 TilePlan plan_for_groups(const Product& product, int groups, const DeviceLimits& limits, Shared shared) {
   TilePlan best;
   for (const int tiles : kTileChoices) {
-    const double cycles = estimated_cycles(product, tiles, groups, limits);
-    if (shared(tiles) <= limits.shared_bytes && cycles < best.cycles) {
+    const double cycles = estimated_cycles<T>(product, tiles, groups, limits);
+    if (tiles <= kMostTiles<T> && shared(tiles) <= limits.shared_bytes && cycles < best.cycles) {
       best = {tiles, groups, cycles};
     }
   }
@@ -81,7 +84,7 @@ TilePlan plan_for_groups(const Product& product, int groups, const DeviceLimits&
 }
 
 // Calls launch.template operator()<kTiles>() for the planned number of tiles.
-template <typename Launch>
+template <typename T, typename Launch>
 cudaError_t with_tiles(int tiles, Launch launch) {
   switch (tiles) {
     case 1:
@@ -90,10 +93,11 @@ cudaError_t with_tiles(int tiles, Launch launch) {
       return launch.template operator()<2>();
     case 4:
       return launch.template operator()<4>();
-    case 8:
-      return launch.template operator()<8>();
     default:
-      return launch.template operator()<12>();
+      if constexpr (kMostTiles<T> > 4) {
+        return tiles == 8 ? launch.template operator()<8>() : launch.template operator()<12>();
+      }
+      return cudaErrorInvalidValue;
   }
 }
 
@@ -102,4 +106,4 @@ cudaError_t allow_shared(Kernel kernel, int bytes) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 }
 
-}  // namespace rnnt_fastdecode::cuda::mma
+}  // namespace rnnt_fastdecode::cuda::product

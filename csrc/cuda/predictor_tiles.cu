@@ -1,52 +1,51 @@
-// The prediction network on tensor cores: what predictor_step.cu does, for bf16 and fp16 rows of whole
-// 16-byte vectors.
+// The prediction network in large tiles: what predictor_step.cu does, for rows of whole 16-byte vectors.
 //
 // A block owns 8 * kTiles of the rows that have a label, neighbours in their list, and 32 weight rows for
 // each of its column groups. In a layer of the LSTM these are the four gates of eight units, so that a lane
 // ends with i, f, g, o of a unit and updates its cell; in a projection they are 32 columns.
 //
 // The operand rows of an LSTM, (input | hidden), are copied through a ring of stages in shared memory, of
-// kStageDepth elements each, while earlier stages are multiplied; a stateless predictor's are computed, and
-// lie in shared memory as a whole.
+// kStageVectors each, while earlier stages are multiplied; a stateless predictor's are computed, and lie in
+// shared memory as a whole.
 
-#include "predictor_mma.cuh"
+#include "predictor_tiles.cuh"
 #include "tile_plan.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
 
-using namespace mma;
+using namespace product;
 
 constexpr int kStageChunks = 8;
-constexpr int kStageDepth = kStageChunks * kChunk;
-constexpr int kStageStride = row_stride(kStageDepth);
-static_assert(kStageChunks % kWarps == 0 && kStageDepth == kWarp * kLaneDepth,
+constexpr int kStageVectors = kStageChunks * kChunkVectors;
+constexpr int kStageStride = row_stride(kStageVectors);
+static_assert(kStageChunks % kWarps == 0 && kStageVectors == kWarp,
               "each k group has chunks in every stage, and a warp copies a row of one at a time");
 
 template <int kTiles>
 constexpr int kStages = kTiles <= 8 ? 4 : 3;
 
-template <int kTiles>
-constexpr int kAhead = kTiles <= 4   ? 4
-                       : kTiles <= 8 ? 3
-                                     : 2;
-
-// An operand row: `width` elements at `first`, then as many at `second` if the depth goes on.
-template <typename T>
+// An operand row: `width` vectors at `first`, then those at `second` if there are more.
 struct SourceRow {
-  const T* first;
-  const T* second;
+  const uint4* first;
+  const uint4* second;
 };
 
 template <typename T, int kTiles>
 class StreamedOperand {
  public:
-  static constexpr int tile_bytes = kOctet * kStageStride;
+  static constexpr int stride = kStageStride;
 
-  // Begins to copy. Rows from `count` on and the depth beyond `depth` are 0.
-  __device__ StreamedOperand(unsigned char* ring, const SourceRow<T>* rows, int count, int width, int depth,
-                             const WarpShare& share)
-      : ring_(ring), rows_(rows), count_(count), width_(width), depth_(depth), share_(share) {
+  // Begins to copy rows of `vectors` vectors. Rows from `count` on and what lies beyond `vectors` are 0.
+  __device__ StreamedOperand(unsigned char* ring, const SourceRow* rows, int count, int width, int vectors,
+                             const WarpShare& share, int lane)
+      : ring_(ring),
+        rows_(rows),
+        count_(count),
+        width_(width),
+        vectors_(vectors),
+        k_groups_(share.k_groups),
+        offset_(WarpProduct<T, kTiles>::operand_offset(lane, kStageStride) + share.k_group * kChunkBytes) {
 #pragma unroll
     for (int stage = 0; stage < kStages<kTiles> - 1; ++stage) {
       copy(stage);
@@ -54,33 +53,32 @@ class StreamedOperand {
   }
 
   // Chunks of the warp: the same number for each, so that all of them come to the barriers.
-  __device__ int chunks() const { return ceil_div(depth_, kStageDepth) * (kStageChunks / share_.k_groups); }
+  __device__ int chunks() const { return ceil_div(vectors_, kStageVectors) * (kStageChunks / k_groups_); }
 
   __device__ const unsigned char* chunk(int i) {
-    const int chunk = i * share_.k_groups;
+    const int chunk = i * k_groups_;
     if (chunk % kStageChunks == 0) {
       advance(chunk / kStageChunks);
     }
-    const int lane = threadIdx.x % kWarp;
-    return place(chunk / kStageChunks) + lane / 4 * kStageStride + lane % 4 * 16 +
-           (chunk % kStageChunks + share_.k_group) * kChunkBytes;
+    return place(chunk / kStageChunks) + offset_ + chunk % kStageChunks * kChunkBytes;
   }
 
  private:
   __device__ unsigned char* place(int stage) const {
-    return ring_ + stage % kStages<kTiles> * (kTiles * tile_bytes);
+    return ring_ + stage % kStages<kTiles> * (kTiles * kOctet * kStageStride);
   }
 
   __device__ void copy(int stage) {
-    const int k = stage * kStageDepth + static_cast<int>(threadIdx.x) % kWarp * kLaneDepth;
-    if (stage * kStageDepth < depth_) {
+    const int lane = threadIdx.x % kWarp;
+    const int v = stage * kStageVectors + lane;
+    if (stage * kStageVectors < vectors_) {
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
         const int r = i * kWarps + static_cast<int>(threadIdx.x) / kWarp;
-        const bool wanted = r < count_ && k < depth_;
-        const SourceRow<T> row = rows_[wanted ? r : 0];
-        const T* source = !wanted ? row.first : k < width_ ? row.first + k : row.second + (k - width_);
-        ptx::copy_async(place(stage) + r * kStageStride + threadIdx.x % kWarp * 16, source, wanted);
+        const bool wanted = r < count_ && v < vectors_;
+        const SourceRow row = rows_[wanted ? r : 0];
+        const uint4* source = !wanted ? row.first : v < width_ ? row.first + v : row.second + (v - width_);
+        ptx::copy_async(place(stage) + r * kStageStride + lane * kVectorBytes, source, wanted);
       }
     }
     ptx::commit_copies();
@@ -94,11 +92,12 @@ class StreamedOperand {
   }
 
   unsigned char* ring_;
-  const SourceRow<T>* rows_;
+  const SourceRow* rows_;
   int count_;
   int width_;
-  int depth_;
-  WarpShare share_;
+  int vectors_;
+  int k_groups_;
+  int offset_;
 };
 
 template <int kTiles>
@@ -126,13 +125,14 @@ __device__ inline int labelled_rows(LabelledRow (&rows)[kTiles * kOctet], const 
 __device__ inline int own_row(int tile, int j, int lane) { return tile * kOctet + lane % 4 * 2 + j; }
 
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads) lstm_layer_mma_kernel(LstmProblem p, int layer, int groups) {
+__global__ void __launch_bounds__(kThreads, 1) lstm_layer_tiles_kernel(LstmProblem p, int layer, int groups) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
-  __shared__ SourceRow<T> sources[kTiles * kOctet];
+  __shared__ SourceRow sources[kTiles * kOctet];
   const int lane = threadIdx.x % kWarp;
   const int width = p.hidden_width;
   const int depth = 2 * width;
+  const int vectors = width / kVector<T>;
   const int64_t layer_offset = static_cast<int64_t>(layer) * p.batch * width;
   const T* weight = static_cast<const T*>(p.weight) + static_cast<int64_t>(layer) * 4 * width * depth;
   T* next_hidden = static_cast<T*>(p.next_hidden);
@@ -147,8 +147,8 @@ __global__ void __launch_bounds__(kThreads) lstm_layer_mma_kernel(LstmProblem p,
     gates[gate] = weight + static_cast<int64_t>(row) * depth;
     bias[gate] = p.bias[static_cast<int64_t>(layer) * 4 * width + row];
   }
-  WeightStream<T, kAhead<kTiles>> weights;
-  weights.start(gates, depth, share.k_group, share.k_groups, lane);
+  WeightStream<kAhead<T, kTiles>> weights;
+  weights.start(gates, 2 * vectors, share, lane);
 
   const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
   if (count <= 0) {
@@ -160,13 +160,14 @@ __global__ void __launch_bounds__(kThreads) lstm_layer_mma_kernel(LstmProblem p,
     const T* input = layer == 0 ? static_cast<const T*>(p.embedding) +
                                       static_cast<int64_t>(label < p.vocab_size ? label : 0) * width
                                 : next_hidden + state - static_cast<int64_t>(p.batch) * width;
-    sources[threadIdx.x] = {input, static_cast<const T*>(p.hidden) + state};
+    sources[threadIdx.x] = {reinterpret_cast<const uint4*>(input),
+                            reinterpret_cast<const uint4*>(static_cast<const T*>(p.hidden) + state)};
   }
   __syncthreads();
 
-  float sums[kTiles][2 * kOctets] = {};
-  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, width, depth, share);
-  multiply(sums, weights, operand.chunks(), operand);
+  float sums[kTiles][kSums] = {};
+  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, vectors, 2 * vectors, share, lane);
+  multiply<T>(sums, weights, operand.chunks(), operand, lane);
 
   // All cells before the first of them is written: their loads do not wait for each other.
   const int own_count = unit < width ? count : 0;
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) lstm_layer_mma_kernel(LstmProblem p,
     }
   }
   add_k_groups(sums, reinterpret_cast<float*>(shared_bytes), share, lane);
-  const auto update = [&](int tile, const float (&gate_sums)[2 * kOctets], const float (&old_cells)[2]) {
+  const auto update = [&](int tile, const float (&gate_sums)[kSums], const float (&old_cells)[2]) {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int r = own_row(tile, j, lane);
@@ -213,22 +214,22 @@ class Projection {
         output_width_(output_width),
         column_(column_group * kWarpColumns + lane / 4) {}
 
-  template <int kAhead>
-  __device__ void start(WeightStream<T, kAhead>& weights, const WarpShare& share, int lane) const {
+  template <int kSlots>
+  __device__ void start(WeightStream<kSlots>& weights, const WarpShare& share, int lane) const {
     const T* columns[kOctets];
 #pragma unroll
     for (int octet = 0; octet < kOctets; ++octet) {
       const int column = min(column_ + octet * kOctet, output_width_ - 1);
       columns[octet] = weight_ + static_cast<int64_t>(column) * width_;
     }
-    weights.start(columns, width_, share.k_group, share.k_groups, lane);
+    weights.start(columns, width_ / kVector<T>, share, lane);
   }
 
   template <int kTiles>
-  __device__ void store(float (&sums)[kTiles][2 * kOctets], float* exchange, const WarpShare& share,
+  __device__ void store(float (&sums)[kTiles][kSums], float* exchange, const WarpShare& share,
                         const LabelledRow* rows, int count, int lane) const {
     add_k_groups(sums, exchange, share, lane);
-    const auto write = [&](int tile, const float (&column_sums)[2 * kOctets]) {
+    const auto write = [&](int tile, const float (&column_sums)[kSums]) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const int r = own_row(tile, j, lane);
@@ -265,7 +266,7 @@ __device__ inline void commit_hidden(const LstmProblem& p, const LabelledRow* ro
   for (int item = first; item < count * p.layers; item += kWarps * gridDim.y) {
     const int64_t state =
         (static_cast<int64_t>(item % p.layers) * p.batch + rows[item / p.layers].row) * p.hidden_width;
-    for (int k = lane * kLaneDepth; k < p.hidden_width; k += kWarp * kLaneDepth) {
+    for (int k = lane * kVector<T>; k < p.hidden_width; k += kWarp * kVector<T>) {
       *reinterpret_cast<uint4*>(hidden + state + k) =
           *reinterpret_cast<const uint4*>(next_hidden + state + k);
     }
@@ -273,16 +274,17 @@ __device__ inline void commit_hidden(const LstmProblem& p, const LabelledRow* ro
 }
 
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads) lstm_projection_mma_kernel(LstmProblem p, int groups) {
+__global__ void __launch_bounds__(kThreads, 1) lstm_projection_tiles_kernel(LstmProblem p, int groups) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
-  __shared__ SourceRow<T> sources[kTiles * kOctet];
+  __shared__ SourceRow sources[kTiles * kOctet];
   const int lane = threadIdx.x % kWarp;
   const int width = p.hidden_width;
+  const int vectors = width / kVector<T>;
   const WarpShare share(groups, threadIdx.x / kWarp);
   const Projection<T> projection(p.projection, p.projection_bias, p.output, width, p.output_width,
                                  blockIdx.y * groups + share.column_group, lane);
-  WeightStream<T, kAhead<kTiles>> weights;
+  WeightStream<kAhead<T, kTiles>> weights;
   projection.start(weights, share, lane);
 
   const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
@@ -291,35 +293,35 @@ __global__ void __launch_bounds__(kThreads) lstm_projection_mma_kernel(LstmProbl
   }
   if (threadIdx.x < count) {
     const int64_t state = static_cast<int64_t>(p.layers - 1) * p.batch + rows[threadIdx.x].row;
-    sources[threadIdx.x] = {static_cast<const T*>(p.next_hidden) + state * width, nullptr};
+    sources[threadIdx.x] = {static_cast<const uint4*>(p.next_hidden) + state * vectors, nullptr};
   }
   __syncthreads();
-  float sums[kTiles][2 * kOctets] = {};
-  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, width, width, share);
+  float sums[kTiles][kSums] = {};
+  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, vectors, vectors, share, lane);
   commit_hidden<T>(p, rows, count, lane);
-  multiply(sums, weights, operand.chunks(), operand);
+  multiply<T>(sums, weights, operand.chunks(), operand, lane);
   projection.store(sums, reinterpret_cast<float*>(shared_bytes), share, rows, count, lane);
 }
 
 // The sum of the embeddings of a row's context, rounded to T, and its positive part if `relu`.
 template <typename T>
-__device__ inline uint4 embedded_context(const StatelessProblem& p, const LabelledRow& row, int k) {
+__device__ inline uint4 embedded_context(const StatelessProblem& p, const LabelledRow& row, int v) {
   const T* tables = static_cast<const T*>(p.tables);
   const int* context = p.context + static_cast<int64_t>(row.row) * (p.context_size - 1);
-  float sums[kLaneDepth] = {};
+  float sums[kVector<T>] = {};
   for (int c = 0; c < p.context_size; ++c) {
     const int label = c == 0 ? row.label : context[c - 1];
     const bool known = label >= 0 && label < p.vocab_size;
     const int64_t entry = (static_cast<int64_t>(c) * p.vocab_size + (known ? label : 0)) * p.hidden_width;
-    const uint4 pack = __ldg(reinterpret_cast<const uint4*>(tables + entry + k));
+    const uint4 pack = __ldg(reinterpret_cast<const uint4*>(tables + entry) + v);
 #pragma unroll
-    for (int i = 0; i < kLaneDepth; ++i) {
+    for (int i = 0; i < kVector<T>; ++i) {
       sums[i] += known ? to_float(reinterpret_cast<const T*>(&pack)[i]) : NAN;
     }
   }
   uint4 out;
 #pragma unroll
-  for (int i = 0; i < kLaneDepth; ++i) {
+  for (int i = 0; i < kVector<T>; ++i) {
     const T rounded = from_float<T>(sums[i]);
     reinterpret_cast<T*>(&out)[i] =
         p.relu ? from_float<T>(activate(to_float(rounded), Activation::kRelu)) : rounded;
@@ -328,16 +330,17 @@ __device__ inline uint4 embedded_context(const StatelessProblem& p, const Labell
 }
 
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads) stateless_mma_kernel(StatelessProblem p, int groups) {
+__global__ void __launch_bounds__(kThreads, 1) stateless_tiles_kernel(StatelessProblem p, int groups) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
   const int lane = threadIdx.x % kWarp;
   const int width = p.hidden_width;
-  const int stride = row_stride(width);
+  const int vectors = width / kVector<T>;
+  const int stride = row_stride(vectors);
   const WarpShare share(groups, threadIdx.x / kWarp);
   const Projection<T> projection(p.projection, p.projection_bias, p.output, width, p.output_width,
                                  blockIdx.y * groups + share.column_group, lane);
-  WeightStream<T, kAhead<kTiles>> weights;
+  WeightStream<kAhead<T, kTiles>> weights;
   projection.start(weights, share, lane);
 
   const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
@@ -345,46 +348,47 @@ __global__ void __launch_bounds__(kThreads) stateless_mma_kernel(StatelessProble
     return;
   }
   for (int r = threadIdx.x / kWarp; r < kTiles * kOctet; r += kWarps) {
-    for (int k = lane * kLaneDepth; k < ceil_div(width, kChunk) * kChunk; k += kWarp * kLaneDepth) {
-      const bool wanted = r < count && k < width;
-      *reinterpret_cast<uint4*>(shared_bytes + r * stride + k * static_cast<int>(sizeof(T))) =
-          wanted ? embedded_context<T>(p, rows[r], k) : uint4{0, 0, 0, 0};
+    for (int v = lane; v < ceil_div(vectors, kChunkVectors) * kChunkVectors; v += kWarp) {
+      *reinterpret_cast<uint4*>(shared_bytes + r * stride + v * kVectorBytes) =
+          r < count && v < vectors ? embedded_context<T>(p, rows[r], v) : uint4{0, 0, 0, 0};
     }
   }
   __syncthreads();
-  float sums[kTiles][2 * kOctets] = {};
-  ResidentOperand operand(shared_bytes, width, share, lane);
-  multiply(sums, weights, share.chunks(width), operand);
+  float sums[kTiles][kSums] = {};
+  ResidentOperand<WarpProduct<T, kTiles>> operand(shared_bytes, vectors, share, lane);
+  multiply<T>(sums, weights, share.chunks(vectors), operand, lane);
   // The exchange may lie where the operand was: all warps have passed a barrier by then.
   projection.store(sums, reinterpret_cast<float*>(shared_bytes), share, rows, count, lane);
 }
 
+template <typename T>
 int streamed_bytes(int tiles) {
   int bytes = 0;
-  with_tiles(tiles, [&]<int kTiles>() {
+  with_tiles<T>(tiles, [&]<int kTiles>() {
     bytes = kStreamBytes<kTiles>;
     return cudaSuccess;
   });
   return bytes;
 }
 
+template <typename T>
 int stateless_bytes(int width, int tiles) {
-  return std::max(tiles * kOctet * row_stride(width), exchange_bytes(tiles));
+  return std::max(tiles * kOctet * row_stride(width / kVector<T>), exchange_bytes(tiles));
 }
 
 // What a kernel declares itself.
 int fixed_bytes(int tiles) {
   constexpr int kSearch = 128;
-  return tiles * kOctet * static_cast<int>(sizeof(LabelledRow) + sizeof(SourceRow<float>)) + kSearch;
+  return tiles * kOctet * static_cast<int>(sizeof(LabelledRow) + sizeof(SourceRow)) + kSearch;
 }
 
-template <typename Shared>
+template <typename T, typename Shared>
 TilePlan plan_projection(const Product& product, Shared shared) {
   const DeviceLimits limits = DeviceLimits::query();
   TilePlan best;
   for (int groups = 1; groups <= kWarps; groups *= 2) {
-    const TilePlan plan = plan_for_groups(product, groups, limits,
-                                          [&](int tiles) { return shared(tiles) + fixed_bytes(tiles); });
+    const TilePlan plan = plan_for_groups<T>(product, groups, limits,
+                                             [&](int tiles) { return shared(tiles) + fixed_bytes(tiles); });
     best = plan.cycles < best.cycles ? plan : best;
   }
   return best;
@@ -402,31 +406,34 @@ cudaError_t launch(Kernel kernel, const TilePlan& plan, const Product& product, 
   return cudaGetLastError();
 }
 
-bool are_vectors(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0; }
+bool are_vectors(const void* pointer) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0;
+}
 
 }  // namespace
 
 template <typename T>
-bool lstm_mma_supports(const LstmProblem& p) {
+bool lstm_tiles_supports(const LstmProblem& p) {
   return are_vectors(p.embedding) && are_vectors(p.weight) && are_vectors(p.projection) &&
-         are_vectors(p.hidden) && are_vectors(p.next_hidden) && p.hidden_width % kLaneDepth == 0 &&
-         streamed_bytes(kTileChoices[0]) + fixed_bytes(kTileChoices[0]) <= DeviceLimits::query().shared_bytes;
+         are_vectors(p.hidden) && are_vectors(p.next_hidden) && p.hidden_width % kVector<T> == 0 &&
+         streamed_bytes<T>(kTileChoices[0]) + fixed_bytes(kTileChoices[0]) <=
+             DeviceLimits::query().shared_bytes;
 }
 
 template <typename T>
-bool stateless_mma_supports(const StatelessProblem& p) {
-  const int shared = stateless_bytes(p.hidden_width, kTileChoices[0]) + fixed_bytes(kTileChoices[0]);
-  return are_vectors(p.tables) && are_vectors(p.projection) && p.hidden_width % kLaneDepth == 0 &&
+bool stateless_tiles_supports(const StatelessProblem& p) {
+  const int shared = stateless_bytes<T>(p.hidden_width, kTileChoices[0]) + fixed_bytes(kTileChoices[0]);
+  return are_vectors(p.tables) && are_vectors(p.projection) && p.hidden_width % kVector<T> == 0 &&
          shared <= DeviceLimits::query().shared_bytes;
 }
 
 template <typename T>
-cudaError_t launch_lstm_mma(const LstmProblem& p, cudaStream_t stream) {
+cudaError_t launch_lstm_tiles(const LstmProblem& p, cudaStream_t stream) {
   const Product gates{p.batch, 4 * p.hidden_width, 2 * p.hidden_width};
-  const TilePlan gates_plan = plan_projection(gates, streamed_bytes);
+  const TilePlan gates_plan = plan_projection<T>(gates, streamed_bytes<T>);
   for (int layer = 0; layer < p.layers; ++layer) {
-    const cudaError_t error = with_tiles(gates_plan.tiles, [&]<int kTiles>() {
-      return launch(lstm_layer_mma_kernel<T, kTiles>, gates_plan, gates, kStreamBytes<kTiles>, stream, p,
+    const cudaError_t error = with_tiles<T>(gates_plan.tiles, [&]<int kTiles>() {
+      return launch(lstm_layer_tiles_kernel<T, kTiles>, gates_plan, gates, kStreamBytes<kTiles>, stream, p,
                     layer);
     });
     if (error != cudaSuccess) {
@@ -434,28 +441,29 @@ cudaError_t launch_lstm_mma(const LstmProblem& p, cudaStream_t stream) {
     }
   }
   const Product projection{p.batch, p.output_width, p.hidden_width};
-  const TilePlan plan = plan_projection(projection, streamed_bytes);
-  return with_tiles(plan.tiles, [&]<int kTiles>() {
-    return launch(lstm_projection_mma_kernel<T, kTiles>, plan, projection, kStreamBytes<kTiles>, stream, p);
+  const TilePlan plan = plan_projection<T>(projection, streamed_bytes<T>);
+  return with_tiles<T>(plan.tiles, [&]<int kTiles>() {
+    return launch(lstm_projection_tiles_kernel<T, kTiles>, plan, projection, kStreamBytes<kTiles>, stream, p);
   });
 }
 
 template <typename T>
-cudaError_t launch_stateless_mma(const StatelessProblem& p, cudaStream_t stream) {
+cudaError_t launch_stateless_tiles(const StatelessProblem& p, cudaStream_t stream) {
   const Product product{p.batch, p.output_width, p.hidden_width};
   const TilePlan plan =
-      plan_projection(product, [&](int tiles) { return stateless_bytes(p.hidden_width, tiles); });
-  return with_tiles(plan.tiles, [&]<int kTiles>() {
-    return launch(stateless_mma_kernel<T, kTiles>, plan, product, stateless_bytes(p.hidden_width, kTiles),
-                  stream, p);
+      plan_projection<T>(product, [&](int tiles) { return stateless_bytes<T>(p.hidden_width, tiles); });
+  return with_tiles<T>(plan.tiles, [&]<int kTiles>() {
+    return launch(stateless_tiles_kernel<T, kTiles>, plan, product,
+                  stateless_bytes<T>(p.hidden_width, kTiles), stream, p);
   });
 }
 
-#define INSTANTIATE(T)                                                       \
-  template bool lstm_mma_supports<T>(const LstmProblem&);                    \
-  template bool stateless_mma_supports<T>(const StatelessProblem&);          \
-  template cudaError_t launch_lstm_mma<T>(const LstmProblem&, cudaStream_t); \
-  template cudaError_t launch_stateless_mma<T>(const StatelessProblem&, cudaStream_t);
+#define INSTANTIATE(T)                                                         \
+  template bool lstm_tiles_supports<T>(const LstmProblem&);                    \
+  template bool stateless_tiles_supports<T>(const StatelessProblem&);          \
+  template cudaError_t launch_lstm_tiles<T>(const LstmProblem&, cudaStream_t); \
+  template cudaError_t launch_stateless_tiles<T>(const StatelessProblem&, cudaStream_t);
+INSTANTIATE(float)
 INSTANTIATE(__nv_bfloat16)
 INSTANTIATE(__half)
 #undef INSTANTIATE

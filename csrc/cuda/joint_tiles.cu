@@ -1,4 +1,4 @@
-// Joint + argmax on tensor cores: what joint_argmax.cu does, for bf16 and fp16 rows of whole 16-byte vectors.
+// Joint + argmax in large tiles: what joint_argmax.cu does, for rows of whole 16-byte vectors.
 //
 // A block owns 8 * kTiles joint rows and a slice of the columns. Its rows are neighbours in the list of the
 // rows that have a frame: rows beyond the end of their utterance cost nothing. The block builds its
@@ -11,13 +11,13 @@
 
 #include <type_traits>
 
-#include "joint_mma.cuh"
+#include "joint_tiles.cuh"
 #include "tile_plan.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
 
-using namespace mma;
+using namespace product;
 
 struct FrameRow {
   int row;  // batch * window + place in the window
@@ -26,18 +26,36 @@ struct FrameRow {
 };
 
 template <typename T>
-using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
+using Pair = std::conditional_t<std::is_same_v<T, float>, float2,
+                                std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>>;
 
-// activation(a + b) of eight elements, the sum and the result rounded to T. The packed sum is rounded once,
-// the float sum twice, and both give the same number: a float has more than twice the digits of T.
+// Sums rounded to the element type. The packed sum is rounded once, a sum in float would be rounded twice,
+// and both give the same number: float has more than twice the digits.
+template <typename P>
+__device__ inline P add(P a, P b) {
+  return __hadd2(a, b);
+}
+template <>
+__device__ inline float2 add(float2 a, float2 b) {
+  return {a.x + b.x, a.y + b.y};
+}
+
+template <typename P>
+__device__ inline P positive(P pair) {
+  return __hmax2_nan(pair, P{});
+}
+template <>
+__device__ inline float2 positive(float2 pair) {
+  return {activate(pair.x, Activation::kRelu), activate(pair.y, Activation::kRelu)};
+}
+
+// activation(a + b), the sum and the result rounded to T.
 template <typename T, typename Function>
 __device__ inline uint4 activated(const uint4& a, const uint4& b, Function function) {
-  constexpr int kPairs = 4;
   uint4 out;
 #pragma unroll
-  for (int i = 0; i < kPairs; ++i) {
-    const auto sum =
-        __hadd2(reinterpret_cast<const Pair<T>*>(&a)[i], reinterpret_cast<const Pair<T>*>(&b)[i]);
+  for (int i = 0; i < kVector<T> / 2; ++i) {
+    const auto sum = add(reinterpret_cast<const Pair<T>*>(&a)[i], reinterpret_cast<const Pair<T>*>(&b)[i]);
     reinterpret_cast<Pair<T>*>(&out)[i] = function(sum);
   }
   return out;
@@ -49,22 +67,23 @@ __device__ inline void build_activations(unsigned char* operand, const JointProb
                                          int count, Function function) {
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
-  const int stride = row_stride(p.width);
-  const T* encoder = static_cast<const T*>(p.encoder);
-  const T* predictor = static_cast<const T*>(p.predictor);
-  for (int k = lane * kLaneDepth; k < ceil_div(p.width, kChunk) * kChunk; k += kWarp * kLaneDepth) {
+  const int vectors = p.width / kVector<T>;
+  const int stride = row_stride(vectors);
+  const auto* encoder = static_cast<const uint4*>(p.encoder);
+  const auto* predictor = static_cast<const uint4*>(p.predictor);
+  const int64_t batch_stride = p.encoder_batch_stride / kVector<T>;
+  for (int v = lane; v < ceil_div(vectors, kChunkVectors) * kChunkVectors; v += kWarp) {
 #pragma unroll 4
     for (int i = 0; i < kTiles; ++i) {
       const int r = i * kWarps + warp;
       uint4 out{0, 0, 0, 0};
-      if (r < count && k < p.width) {
+      if (r < count && v < vectors) {
         const FrameRow row = rows[r];
-        const int64_t frame = row.batch * p.encoder_batch_stride + static_cast<int64_t>(row.frame) * p.width;
-        const int64_t label = static_cast<int64_t>(row.batch) * p.width;
-        out = activated<T>(__ldg(reinterpret_cast<const uint4*>(encoder + frame + k)),
-                           __ldg(reinterpret_cast<const uint4*>(predictor + label + k)), function);
+        const int64_t frame = row.batch * batch_stride + static_cast<int64_t>(row.frame) * vectors;
+        const int64_t label = static_cast<int64_t>(row.batch) * vectors;
+        out = activated<T>(__ldg(encoder + frame + v), __ldg(predictor + label + v), function);
       }
-      *reinterpret_cast<uint4*>(operand + r * stride + k * static_cast<int>(sizeof(T))) = out;
+      *reinterpret_cast<uint4*>(operand + r * stride + v * kVectorBytes) = out;
     }
   }
 }
@@ -78,8 +97,7 @@ struct Best {
 // The best of the columns `first` + 8 * octet + (lane's row of the octet) whose bit is set in `wanted`, by
 // the eight lanes that hold them; logits as the sums of `multiply`. Lanes with an even row return the result
 // for the tile's row 2t, the others that for row 2t + 1. NaN is the greatest, of equal ones the first wins.
-__device__ inline Best best_of_columns(const float (&logits)[2 * kOctets], unsigned wanted, int first,
-                                       int lane) {
+__device__ inline Best best_of_columns(const float (&logits)[kSums], unsigned wanted, int first, int lane) {
   constexpr int kFirstOffset = 4;  // from a lane to the one with the next row of its octets
   float top[2];
   int index[2] = {INT32_MAX, INT32_MAX};
@@ -129,8 +147,8 @@ __device__ inline unsigned columns_between(int first, int low, int high, int lan
 }
 
 // What the warp's columns say of its tile's eight rows, in the lanes that best_of_columns names.
-__device__ inline JointPartial tile_partial(const float (&logits)[2 * kOctets], const JointProblem& p,
-                                            int first, int end, int lane) {
+__device__ inline JointPartial tile_partial(const float (&logits)[kSums], const JointProblem& p, int first,
+                                            int end, int lane) {
   JointPartial partial = empty_partial();
   const int last_kind = min(first + kWarpColumns, end) > p.num_tokens ? 1 : 0;
 #pragma unroll 1
@@ -150,15 +168,10 @@ __device__ inline JointPartial tile_partial(const float (&logits)[2 * kOctets], 
   return partial;
 }
 
-template <int kTiles>
-constexpr int kAhead = kTiles <= 4   ? 4
-                       : kTiles <= 8 ? 3
-                                     : 2;
-
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads)
-    joint_mma_kernel(JointProblem p, JointPartial* partials, int splits, int columns_per_split,
-                     LoopSignal signal) {
+__global__ void __launch_bounds__(kThreads, 1)
+    joint_tiles_kernel(JointProblem p, JointPartial* partials, int splits, int columns_per_split,
+                       LoopSignal signal) {
   constexpr int kRows = kTiles * kOctet;
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ JointPartial found[kWarps][kRows];  // by column group
@@ -174,7 +187,8 @@ __global__ void __launch_bounds__(kThreads)
     signal.clear();
   }
 
-  WeightStream<T, kAhead<kTiles>> weights;
+  WeightStream<kAhead<T, kTiles>> weights;
+  const int vectors = p.width / kVector<T>;
   float biases[kOctets];
   const auto start = [&](int column, const WarpShare& share) {
     const T* octets[kOctets];
@@ -184,7 +198,7 @@ __global__ void __launch_bounds__(kThreads)
       octets[octet] = weight + static_cast<int64_t>(own) * p.width;
       biases[octet] = bias == nullptr ? 0.0f : to_float(bias[own]);
     }
-    weights.start(octets, p.width, share.k_group, share.k_groups, lane);
+    weights.start(octets, vectors, share, lane);
   };
   WarpShare share(ceil_div(max(end - begin, 0), kWarpColumns), warp);
   int column = begin + share.column_group * kWarpColumns;
@@ -203,9 +217,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   if (p.activation == Activation::kRelu) {
-    build_activations<T, kTiles>(shared_bytes, p, rows, count, [](Pair<T> sum) {
-      return __hmax2_nan(sum, Pair<T>{from_float<T>(0.0f), from_float<T>(0.0f)});
-    });
+    build_activations<T, kTiles>(shared_bytes, p, rows, count, [](Pair<T> sum) { return positive(sum); });
   } else {
     build_activations<T, kTiles>(shared_bytes, p, rows, count, [&](Pair<T> sum) {
       return Pair<T>{from_float<T>(activate(to_float(sum.x), p.activation)),
@@ -214,12 +226,12 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
 
-  float* exchange = reinterpret_cast<float*>(shared_bytes + kRows * row_stride(p.width));
+  float* exchange = reinterpret_cast<float*>(shared_bytes + kRows * row_stride(vectors));
   for (int first = begin; first < end;) {
-    float sums[kTiles][2 * kOctets] = {};
+    float sums[kTiles][kSums] = {};
     if (column < end) {
-      ResidentOperand operand(shared_bytes, p.width, share, lane);
-      multiply(sums, weights, share.chunks(p.width), operand);
+      ResidentOperand<WarpProduct<T, kTiles>> operand(shared_bytes, vectors, share, lane);
+      multiply<T>(sums, weights, share.chunks(vectors), operand, lane);
     }
 #pragma unroll
     for (int octet = 0; octet < kOctets; ++octet) {
@@ -243,7 +255,7 @@ __global__ void __launch_bounds__(kThreads)
     if (now_column >= end) {
       continue;
     }
-    const auto reduce = [&](int tile, const float (&logits)[2 * kOctets]) {
+    const auto reduce = [&](int tile, const float (&logits)[kSums]) {
       const JointPartial partial = tile_partial(logits, p, now_column, end, lane);
       if (lane < kOctet) {
         JointPartial& own = found[now.column_group][tile * kOctet + lane % 4 * 2 + lane / 4];
@@ -264,36 +276,41 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-int dynamic_bytes(int width, int tiles) { return tiles * kOctet * row_stride(width) + exchange_bytes(tiles); }
-
-// A block's shared memory with what the kernel declares itself.
-int all_shared_bytes(int width, int tiles) {
-  constexpr int kSearch = 128;
-  const int rows = tiles * kOctet;
-  return dynamic_bytes(width, tiles) +
-         rows * static_cast<int>(kWarps * sizeof(JointPartial) + sizeof(FrameRow)) + kSearch;
+template <typename T>
+int dynamic_bytes(int width, int tiles) {
+  return tiles * kOctet * row_stride(width / kVector<T>) + exchange_bytes(tiles);
 }
 
+// A block's shared memory with what the kernel declares itself.
+template <typename T>
+int all_shared_bytes(int width, int tiles) {
+  constexpr int kSearch = 128;
+  constexpr int kRowBytes = kWarps * sizeof(JointPartial) + sizeof(FrameRow);
+  return dynamic_bytes<T>(width, tiles) + tiles * kOctet * kRowBytes + kSearch;
+}
+
+template <typename T>
 TilePlan plan_for(const JointProblem& p, int splits, const DeviceLimits& limits) {
   const Product product{p.rows(), p.columns(), p.width};
   const int groups = ceil_div(ceil_div(p.columns(), kWarpColumns), splits);
-  return plan_for_groups(product, groups, limits,
-                         [&](int tiles) { return all_shared_bytes(p.width, tiles); });
+  return plan_for_groups<T>(product, groups, limits,
+                            [&](int tiles) { return all_shared_bytes<T>(p.width, tiles); });
 }
 
 }  // namespace
 
 template <typename T>
-bool joint_mma_supports(const JointProblem& p) {
+bool joint_tiles_supports(const JointProblem& p) {
   const auto pointers = reinterpret_cast<std::uintptr_t>(p.encoder) |
                         reinterpret_cast<std::uintptr_t>(p.predictor) |
                         reinterpret_cast<std::uintptr_t>(p.weight);
-  return pointers % 16 == 0 && p.width % kLaneDepth == 0 && p.encoder_batch_stride % kLaneDepth == 0 &&
-         all_shared_bytes(p.width, kTileChoices[0]) <= DeviceLimits::query().shared_bytes;
+  return pointers % kVectorBytes == 0 && p.width % kVector<T> == 0 &&
+         p.encoder_batch_stride % kVector<T> == 0 &&
+         all_shared_bytes<T>(p.width, kTileChoices[0]) <= DeviceLimits::query().shared_bytes;
 }
 
 template <typename T>
-int joint_mma_column_splits(const JointProblem& p) {
+int joint_tiles_column_splits(const JointProblem& p) {
   const DeviceLimits limits = DeviceLimits::query();
   const Product product{p.rows(), p.columns(), p.width};
   const int groups = ceil_div(p.columns(), kWarpColumns);
@@ -302,7 +319,7 @@ int joint_mma_column_splits(const JointProblem& p) {
     // One block or two for each multiprocessor.
     for (int waves = 1; waves <= 2; ++waves) {
       const int blocks = waves * limits.multiprocessors / ceil_div(p.rows(), kOctet * tiles);
-      const TilePlan plan = plan_for(p, std::clamp(blocks, 1, groups), limits);
+      const TilePlan plan = plan_for<T>(p, std::clamp(blocks, 1, groups), limits);
       best = plan.cycles < best.cycles ? plan : best;
     }
   }
@@ -310,13 +327,13 @@ int joint_mma_column_splits(const JointProblem& p) {
 }
 
 template <typename T>
-cudaError_t launch_joint_mma(const JointProblem& p, JointPartial* partials, int splits,
-                             const LoopSignal& signal, cudaStream_t stream) {
-  const TilePlan plan = plan_for(p, splits, DeviceLimits::query());
+cudaError_t launch_joint_tiles(const JointProblem& p, JointPartial* partials, int splits,
+                               const LoopSignal& signal, cudaStream_t stream) {
+  const TilePlan plan = plan_for<T>(p, splits, DeviceLimits::query());
   const dim3 grid(plan.row_blocks({p.rows(), p.columns(), p.width}), splits);
-  return with_tiles(plan.tiles, [&]<int kTiles>() {
-    const auto kernel = joint_mma_kernel<T, kTiles>;
-    const int shared = dynamic_bytes(p.width, kTiles);
+  return with_tiles<T>(plan.tiles, [&]<int kTiles>() {
+    const auto kernel = joint_tiles_kernel<T, kTiles>;
+    const int shared = dynamic_bytes<T>(p.width, kTiles);
     const cudaError_t error = allow_shared(kernel, shared);
     if (error != cudaSuccess) {
       return error;
@@ -326,11 +343,12 @@ cudaError_t launch_joint_mma(const JointProblem& p, JointPartial* partials, int 
   });
 }
 
-#define INSTANTIATE(T)                                                                                 \
-  template bool joint_mma_supports<T>(const JointProblem&);                                            \
-  template int joint_mma_column_splits<T>(const JointProblem&);                                        \
-  template cudaError_t launch_joint_mma<T>(const JointProblem&, JointPartial*, int, const LoopSignal&, \
-                                           cudaStream_t);
+#define INSTANTIATE(T)                                                                                   \
+  template bool joint_tiles_supports<T>(const JointProblem&);                                            \
+  template int joint_tiles_column_splits<T>(const JointProblem&);                                        \
+  template cudaError_t launch_joint_tiles<T>(const JointProblem&, JointPartial*, int, const LoopSignal&, \
+                                             cudaStream_t);
+INSTANTIATE(float)
 INSTANTIATE(__nv_bfloat16)
 INSTANTIATE(__half)
 #undef INSTANTIATE

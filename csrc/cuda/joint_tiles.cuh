@@ -1,4 +1,4 @@
-// Joint + argmax on tensor cores, for bf16 and fp16.
+// Joint + argmax in large tiles, on tensor cores for bf16 and fp16.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,14 +9,14 @@ namespace rnnt_fastdecode::cuda {
 
 // Whether the kernel takes this problem: rows of 16-byte vectors, and a tile that fits the current device.
 template <typename T>
-bool joint_mma_supports(const JointProblem& problem);
+bool joint_tiles_supports(const JointProblem& problem);
 
 // Blocks along the columns for the current device.
 template <typename T>
-int joint_mma_column_splits(const JointProblem& problem);
+int joint_tiles_column_splits(const JointProblem& problem);
 
 template <typename T>
-cudaError_t launch_joint_mma(const JointProblem& problem, JointPartial* partials, int splits,
-                             const LoopSignal& signal, cudaStream_t stream);
+cudaError_t launch_joint_tiles(const JointProblem& problem, JointPartial* partials, int splits,
+                               const LoopSignal& signal, cudaStream_t stream);
 
 }  // namespace rnnt_fastdecode::cuda
