@@ -5,7 +5,8 @@
 // builds the activations once in shared memory (sum and activation each rounded to the element type, as
 // separate torch kernels would), its warps walk the slice kTileColumns at a time, each lane keeps the running
 // result of one row, and the block merges its lanes into one JointPartial for each row. Rows beyond the end
-// of their utterance cost nothing where a whole tile of them lies together.
+// of their utterance cost nothing where a whole tile of them lies together. Any widths and addresses; what
+// consists of whole, aligned 16-byte vectors goes to the faster kernels of joint_tiles.cu.
 
 #include <algorithm>
 

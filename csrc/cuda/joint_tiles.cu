@@ -178,7 +178,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ FrameRow rows[kRows];
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
-  const T* weight = static_cast<const T*>(p.weight);
   const T* bias = static_cast<const T*>(p.bias);
   const int begin = blockIdx.y * columns_per_split;
   const int end = min(begin + columns_per_split, p.columns());
@@ -191,14 +190,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int vectors = p.width / kVector<T>;
   float biases[kOctets];
   const auto start = [&](int column, const WarpShare& share) {
-    const T* octets[kOctets];
+    int columns[kOctets];
 #pragma unroll
     for (int octet = 0; octet < kOctets; ++octet) {
-      const int own = min(column + octet * kOctet + lane / 4, p.columns() - 1);
-      octets[octet] = weight + static_cast<int64_t>(own) * p.width;
-      biases[octet] = bias == nullptr ? 0.0f : to_float(bias[own]);
+      columns[octet] = min(column + octet * kOctet + lane / 4, p.columns() - 1);
+      biases[octet] = bias == nullptr ? 0.0f : to_float(bias[columns[octet]]);
     }
-    weights.start(octets, vectors, share, lane);
+    weights.start(p.weight, columns, vectors, share, lane);
   };
   WarpShare share(ceil_div(max(end - begin, 0), kWarpColumns), warp);
   int column = begin + share.column_group * kWarpColumns;

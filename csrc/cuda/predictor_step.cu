@@ -8,6 +8,9 @@
 //
 // Stateless: the sum of the context's embeddings is built in shared memory by every block of the projection;
 // the context itself shifts in a kernel of its own, after all of them have read it.
+//
+// Any widths and addresses; what consists of whole, aligned 16-byte vectors goes to the faster kernels of
+// predictor_tiles.cu.
 
 #include "predictor_step.cuh"
 #include "predictor_tiles.cuh"

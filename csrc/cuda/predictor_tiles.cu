@@ -4,105 +4,19 @@
 // each of its column groups. In a layer of the LSTM these are the four gates of eight units, so that a lane
 // ends with i, f, g, o of a unit and updates its cell; in a projection they are 32 columns.
 //
-// The operand rows of an LSTM, (input | hidden), are copied through a ring of stages in shared memory, of
-// kStageVectors each, while earlier stages are multiplied; a stateless predictor's are computed, and lie in
-// shared memory as a whole.
+// The operand rows of an LSTM, (input | hidden), are streamed; a stateless predictor's are computed, and lie
+// in shared memory as a whole.
+
+#include <algorithm>
 
 #include "predictor_tiles.cuh"
+#include "streamed_operand.cuh"
 #include "tile_plan.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
 
 using namespace product;
-
-constexpr int kStageChunks = 8;
-constexpr int kStageVectors = kStageChunks * kChunkVectors;
-constexpr int kStageStride = row_stride(kStageVectors);
-static_assert(kStageChunks % kWarps == 0 && kStageVectors == kWarp,
-              "each k group has chunks in every stage, and a warp copies a row of one at a time");
-
-template <int kTiles>
-constexpr int kStages = kTiles <= 8 ? 4 : 3;
-
-// An operand row: `width` vectors at `first`, then those at `second` if there are more.
-struct SourceRow {
-  const uint4* first;
-  const uint4* second;
-};
-
-template <typename T, int kTiles>
-class StreamedOperand {
- public:
-  static constexpr int stride = kStageStride;
-
-  // Begins to copy rows of `vectors` vectors. Rows from `count` on and what lies beyond `vectors` are 0.
-  __device__ StreamedOperand(unsigned char* ring, const SourceRow* rows, int count, int width, int vectors,
-                             const WarpShare& share, int lane)
-      : ring_(ring),
-        rows_(rows),
-        count_(count),
-        width_(width),
-        vectors_(vectors),
-        k_groups_(share.k_groups),
-        offset_(WarpProduct<T, kTiles>::operand_offset(lane, kStageStride) + share.k_group * kChunkBytes) {
-#pragma unroll
-    for (int stage = 0; stage < kStages<kTiles> - 1; ++stage) {
-      copy(stage);
-    }
-  }
-
-  // Chunks of the warp: the same number for each, so that all of them come to the barriers.
-  __device__ int chunks() const { return ceil_div(vectors_, kStageVectors) * (kStageChunks / k_groups_); }
-
-  __device__ const unsigned char* chunk(int i) {
-    const int chunk = i * k_groups_;
-    if (chunk % kStageChunks == 0) {
-      advance(chunk / kStageChunks);
-    }
-    return place(chunk / kStageChunks) + offset_ + chunk % kStageChunks * kChunkBytes;
-  }
-
- private:
-  __device__ unsigned char* place(int stage) const {
-    return ring_ + stage % kStages<kTiles> * (kTiles * kOctet * kStageStride);
-  }
-
-  __device__ void copy(int stage) {
-    const int lane = threadIdx.x % kWarp;
-    const int v = stage * kStageVectors + lane;
-    if (stage * kStageVectors < vectors_) {
-#pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
-        const int r = i * kWarps + static_cast<int>(threadIdx.x) / kWarp;
-        const bool wanted = r < count_ && v < vectors_;
-        const SourceRow row = rows_[wanted ? r : 0];
-        const uint4* source = !wanted ? row.first : v < width_ ? row.first + v : row.second + (v - width_);
-        ptx::copy_async(place(stage) + r * kStageStride + lane * kVectorBytes, source, wanted);
-      }
-    }
-    ptx::commit_copies();
-  }
-
-  // Waits for a stage, and refills the place of the one before it, which every warp has left by then.
-  __device__ void advance(int stage) {
-    ptx::wait_for_copies<kStages<kTiles> - 2>();
-    __syncthreads();
-    copy(stage + kStages<kTiles> - 1);
-  }
-
-  unsigned char* ring_;
-  const SourceRow* rows_;
-  int count_;
-  int width_;
-  int vectors_;
-  int k_groups_;
-  int offset_;
-};
-
-template <int kTiles>
-constexpr int kStreamBytes =
-    std::max(kStages<kTiles> * kTiles * kOctet * kStageStride, exchange_bytes(kTiles));
 
 struct LabelledRow {
   int row;
@@ -131,24 +45,22 @@ __global__ void __launch_bounds__(kThreads, 1) lstm_layer_tiles_kernel(LstmProbl
   __shared__ SourceRow sources[kTiles * kOctet];
   const int lane = threadIdx.x % kWarp;
   const int width = p.hidden_width;
-  const int depth = 2 * width;
   const int vectors = width / kVector<T>;
   const int64_t layer_offset = static_cast<int64_t>(layer) * p.batch * width;
-  const T* weight = static_cast<const T*>(p.weight) + static_cast<int64_t>(layer) * 4 * width * depth;
+  const T* weight = static_cast<const T*>(p.weight) + static_cast<int64_t>(layer) * 4 * width * 2 * width;
   T* next_hidden = static_cast<T*>(p.next_hidden);
 
   const WarpShare share(groups, threadIdx.x / kWarp);
   const int unit = (static_cast<int>(blockIdx.y) * groups + share.column_group) * kOctet + lane / 4;
-  const T* gates[kOctets];
+  int gates[kOctets];
   float bias[kOctets];
 #pragma unroll
   for (int gate = 0; gate < kOctets; ++gate) {
-    const int row = gate * width + min(unit, width - 1);
-    gates[gate] = weight + static_cast<int64_t>(row) * depth;
-    bias[gate] = p.bias[static_cast<int64_t>(layer) * 4 * width + row];
+    gates[gate] = gate * width + min(unit, width - 1);
+    bias[gate] = p.bias[static_cast<int64_t>(layer) * 4 * width + gates[gate]];
   }
   WeightStream<kAhead<T, kTiles>> weights;
-  weights.start(gates, 2 * vectors, share, lane);
+  weights.start(weight, gates, 2 * vectors, share, lane);
 
   const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
   if (count <= 0) {
@@ -207,7 +119,7 @@ class Projection {
  public:
   __device__ Projection(const void* weight, const void* bias, void* output, int width, int output_width,
                         int column_group, int lane)
-      : weight_(static_cast<const T*>(weight)),
+      : weight_(weight),
         bias_(static_cast<const T*>(bias)),
         output_(static_cast<T*>(output)),
         width_(width),
@@ -216,13 +128,12 @@ class Projection {
 
   template <int kSlots>
   __device__ void start(WeightStream<kSlots>& weights, const WarpShare& share, int lane) const {
-    const T* columns[kOctets];
+    int columns[kOctets];
 #pragma unroll
     for (int octet = 0; octet < kOctets; ++octet) {
-      const int column = min(column_ + octet * kOctet, output_width_ - 1);
-      columns[octet] = weight_ + static_cast<int64_t>(column) * width_;
+      columns[octet] = min(column_ + octet * kOctet, output_width_ - 1);
     }
-    weights.start(columns, width_ / kVector<T>, share, lane);
+    weights.start(weight_, columns, width_ / kVector<T>, share, lane);
   }
 
   template <int kTiles>
@@ -249,7 +160,7 @@ class Projection {
   }
 
  private:
-  const T* weight_;
+  const void* weight_;
   const T* bias_;
   T* output_;
   int width_;

@@ -82,12 +82,13 @@ class WeightStream {
  public:
   uint4 chunks[kSlots][kOctets];
 
-  // rows: the lane's row of each octet.
-  template <typename T>
-  __device__ void start(const T* const (&rows)[kOctets], int vectors, const WarpShare& share, int lane) {
+  // weights: rows of `vectors` vectors, fewer than 2^32 vectors in all. rows: the lane's row of each octet.
+  __device__ void start(const void* weights, const int (&rows)[kOctets], int vectors, const WarpShare& share,
+                        int lane) {
+    weights_ = static_cast<const uint4*>(weights);
 #pragma unroll
     for (int octet = 0; octet < kOctets; ++octet) {
-      rows_[octet] = reinterpret_cast<const uint4*>(rows[octet]);
+      rows_[octet] = static_cast<uint32_t>(rows[octet]) * vectors;
     }
     vectors_ = vectors;
     next_ = share.k_group * kChunkVectors + lane % kChunkVectors;
@@ -102,13 +103,14 @@ class WeightStream {
   __device__ void load(int slot) {
 #pragma unroll
     for (int octet = 0; octet < kOctets; ++octet) {
-      chunks[slot][octet] = next_ < vectors_ ? __ldg(rows_[octet] + next_) : uint4{0, 0, 0, 0};
+      chunks[slot][octet] = next_ < vectors_ ? __ldg(weights_ + (rows_[octet] + next_)) : uint4{0, 0, 0, 0};
     }
     next_ += step_;
   }
 
  private:
-  const uint4* rows_[kOctets];
+  const uint4* weights_;
+  uint32_t rows_[kOctets];
   int vectors_;
   int next_;
   int step_;
