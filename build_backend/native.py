@@ -170,7 +170,7 @@ def _build_file(torch: Torch, nvcc: Nvcc | None, targets: list[str], output: Pat
 
     library("cpu", "cxx", [ROOT / "csrc" / "ops.cpp", *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))])
     if nvcc:
-        library("cuda", "nvcc", sorted((ROOT / "csrc" / "cuda").glob("*.cu")))
+        library("cuda", "nvcc", sorted((ROOT / "csrc" / "cuda").rglob("*.cu")))
     return "\n".join(lines) + "\n"
 
 
@@ -179,7 +179,7 @@ def build(package: Path, version: str) -> None:
     torch = find_torch()
     if torch is None:
         raise BuildError(f"{TORCH_REQUIREMENT} is needed to build the ops: pip install torch")
-    nvcc = find_nvcc() if any((ROOT / "csrc" / "cuda").glob("*.cu")) else None
+    nvcc = find_nvcc() if any((ROOT / "csrc" / "cuda").rglob("*.cu")) else None
     targets = cuda_architectures(nvcc) if nvcc else []
     output = (package / "_lib").resolve()
     output.mkdir(parents=True, exist_ok=True)

@@ -78,6 +78,24 @@ struct PredictorSizes {
   ScalarType dtype;
 };
 
+// Sizes as the weights have them; check_predictor is what makes sure of them.
+inline PredictorSizes predictor_sizes(const char* op, const std::string& kind,
+                                      const std::vector<Tensor>& weights, int64_t joint_width) {
+  const bool lstm = kind == "lstm";
+  check(weights.size() == (lstm ? 5u : 3u), op, ": predictor_weights must hold ", lstm ? 5 : 3,
+        " tensors for kind '", kind, "', got ", weights.size(), ".");
+  return {.kind = lstm                       ? PredictorKind::kLstm
+                  : kind == "stateless_relu" ? PredictorKind::kStatelessRelu
+                                             : PredictorKind::kStateless,
+          .batch = 0,
+          .vocab = weights[0].size(lstm ? 0 : 1),
+          .width = weights[0].size(lstm ? 1 : 2),
+          .joint_width = joint_width,
+          .layers = lstm ? weights[1].size(0) : 0,
+          .context = lstm ? 0 : weights[0].size(0),
+          .dtype = weights[0].scalar_type()};
+}
+
 // `prefix` is "" or "predictor_": the argument names of predictor_step_ and of greedy_rounds_.
 inline PredictorSizes check_predictor(const CallContext& call, const std::string& prefix,
                                       const std::string& kind, const std::vector<Tensor>& weights,

@@ -22,6 +22,10 @@ __device__ inline T from_float(float value) {
 
 __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
+// For results that are rounded to 16 bits: errors below 1e-6.
+__device__ inline float quick_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
+__device__ inline float quick_tanh(float x) { return 2.0f * quick_sigmoid(2.0f * x) - 1.0f; }
+
 __device__ inline float activate(float x, Activation activation) {
   switch (activation) {
     case Activation::kRelu:

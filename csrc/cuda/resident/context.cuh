@@ -1,0 +1,117 @@
+// What a block of the resident decoder knows: its place in the plan, its rows, where messages lie.
+#pragma once
+
+#include "exchange.cuh"
+#include "resident.cuh"
+
+namespace rnnt_fastdecode::cuda {
+
+constexpr int kWarp = 32;
+constexpr int kWarps = 8;
+constexpr int kThreads = kWarp * kWarps;
+constexpr unsigned kFullMask = 0xffffffffu;
+constexpr int kGenerations = 3;
+
+// What a block knows of its rows, in shared memory.
+struct Rows {
+  int labels[kGenerations][kResidentRows];  // by round; -1 = none
+  int times[kResidentRows];
+  int lengths[kResidentRows];
+  int done[kResidentRows];
+  int history[kResidentHistory][kResidentRows];  // labels before the last, most recent first
+  int symbols[kResidentRows];                    // of the rows that this block decides
+  int counts[kResidentRows];
+};
+
+struct Context {
+  const ResidentProblem& p;
+  const ResidentPlan& plan;
+  unsigned char* shared;
+  Rows& rows;
+
+  // A lane's place in a product: see fragments.cuh.
+  const int warp = threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  const int g = lane / 4;
+  const int t = lane % 4;
+
+  const int block = blockIdx.x;
+  const int batch = p.greedy.joint.batch;
+  const bool has_units = block < plan.unit_blocks;
+  const bool has_outputs = block < plan.output_blocks;
+  const int unit = block * 8 + g;  // of this thread, also its output of the projection
+  const int column_block = block % plan.column_blocks;
+  const int slot = block / plan.column_blocks;
+  const int duration_block = plan.duration_blocks > 0 ? column_block - plan.first_duration_block : -1;
+
+  __device__ uint4* fragments(int offset) const { return reinterpret_cast<uint4*>(shared + offset); }
+  __device__ float4* sums() const { return reinterpret_cast<float4*>(shared + plan.sums); }
+  __device__ float* column_biases() const { return reinterpret_cast<float*>(shared + plan.column_biases); }
+  __device__ int* labels(int round) const { return rows.labels[round % kGenerations]; }
+  __device__ int stages() const { return max(p.layers, 1); }
+
+  __device__ uint4* message(int64_t offset, int64_t index) const {
+    return reinterpret_cast<uint4*>(p.scratch + offset) + index;
+  }
+  __device__ uint4* hidden_message(int stage, int round, int row, int unit_block) const {
+    const int generation = stage * kGenerations + round % kGenerations;
+    return message(plan.hidden_messages, (generation * batch + row) * plan.unit_blocks + unit_block);
+  }
+  __device__ uint4* output_message(int round, int row, int output_block) const {
+    const int generation = round % kGenerations;
+    return message(plan.output_messages, (generation * batch + row) * plan.output_blocks + output_block);
+  }
+  // Every block has its own copy of each decision: readers do not queue for one address.
+  __device__ uint4* decision(int round, int reader, int row) const {
+    return message(plan.decisions, (reader * 2 + round % 2) * batch + row);
+  }
+  __device__ int64_t frame_index(int row, int frame) const {
+    return static_cast<int64_t>(row) * p.greedy.joint.window + frame;
+  }
+  __device__ uint4* partial(int row, int frame, int column) const {
+    return message(plan.partials, frame_index(row, frame) * plan.column_blocks + column);
+  }
+  __device__ uint4* duration_partial(int row, int frame, int index) const {
+    return message(plan.duration_partials, frame_index(row, frame) * plan.duration_blocks + index);
+  }
+  __device__ uint4* partial_sum(int round, int row, int frame, int column) const {
+    const int64_t index = frame_index(round % 2 * batch + row, frame);
+    return message(plan.partial_sums, index * plan.column_blocks + column);
+  }
+  __device__ int* progress(int of_block) const {
+    return reinterpret_cast<int*>(p.scratch + plan.progress) + of_block;
+  }
+};
+
+// The order of comes_before as an unsigned number: NaN is the greatest, both zeros are equal.
+__device__ inline unsigned order_of(float value) {
+  const unsigned bits = __float_as_uint(value + 0.0f);
+  const unsigned mirrored = bits ^ (static_cast<unsigned>(static_cast<int>(bits) >> 31) | 0x80000000u);
+  return isnan(value) ? 0xffffffffu : mirrored;
+}
+
+__device__ inline float value_of(unsigned order) {
+  const unsigned bits = order & 0x80000000u ? order & 0x7fffffffu : ~order;
+  return order == 0xffffffffu ? NAN : __uint_as_float(bits);
+}
+
+__device__ inline float exp_below(float logit, float max) {
+  return logit == -INFINITY ? 0.0f : expf(logit - max);
+}
+
+// The better of two candidates: the higher order, of equal ones the lower index.
+__device__ inline void take(unsigned& order, int& index, unsigned other, int other_index) {
+  const bool better = other > order || (other == order && other_index < index);
+  order = better ? other : order;
+  index = better ? other_index : index;
+}
+
+// Merges over the 8 lanes that share t.
+__device__ inline void take_over_lanes(unsigned& order, int& index) {
+#pragma unroll
+  for (int offset = 4; offset < kWarp; offset *= 2) {
+    take(order, index, __shfl_xor_sync(kFullMask, order, offset), __shfl_xor_sync(kFullMask, index, offset));
+  }
+}
+
+}  // namespace rnnt_fastdecode::cuda
