@@ -249,7 +249,7 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
   call.tensor("workspace[1]", workspace[1], ScalarType::Byte, {workspace[1].numel()});
   const Launch launch(output);
   const int total = greedy.joint.batch;
-  check_cuda(call.op, cudaMemsetAsync(greedy.active, 0, sizeof(int), launch.stream));
+  check_cuda(call.op, cudaMemsetAsync(greedy.signal.active, 0, sizeof(int), launch.stream));
   const size_t element = output.element_size();
   for (int first = 0; first < total; first += cuda::kResidentRows) {
     cuda::ResidentProblem problem{

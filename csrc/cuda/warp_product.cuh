@@ -43,7 +43,9 @@ constexpr int kVector = kVectorBytes / static_cast<int>(sizeof(T));
 
 // The most chunks of weights that a lane holds, by the registers that its sums leave.
 template <typename T, int kTiles>
-constexpr int kAhead = std::is_same_v<T, float> ? (kTiles <= 2 ? 4 : 2)
+constexpr int kAhead = std::is_same_v<T, float> ? (kTiles == 1   ? 4
+                                                   : kTiles == 2 ? 3
+                                                                 : 2)
                        : kTiles <= 4            ? 4
                        : kTiles <= 8            ? 3
                                                 : 2;
