@@ -70,13 +70,16 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor
       joint_problem(sizes, encoder, predictor, weight, bias, times, lengths, window);
   if (problem.rows() > 0) {
     const Launch launch(encoder);
-    const int splits = cuda::joint_column_splits(problem, multiprocessors(encoder.get_device_index()));
+    int splits = 0;
+    dispatch(sizes.dtype, [&]<typename T>(T) {
+      splits = cuda::joint_column_splits<T>(problem, multiprocessors(encoder.get_device_index()));
+    });
     const Tensor scratch =
         torch::stable::new_empty(times, {static_cast<int64_t>(problem.rows()) * splits * kPartialWords});
     auto* partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(scratch));
     dispatch(sizes.dtype, [&]<typename T>(T) {
       check_cuda("joint_argmax",
-                 cuda::launch_joint_partials<T>(problem, partials, splits, nullptr, launch.stream));
+                 cuda::launch_joint_partials<T>(problem, partials, splits, {}, launch.stream));
     });
     check_cuda("joint_argmax",
                cuda::launch_joint_finish(problem, partials, splits, mutable_ints(tokens),
@@ -222,7 +225,7 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
   call.tensor("workspace[1]", workspace[1], ScalarType::Byte, {workspace[1].numel()});
   const Launch launch(output);
   const int total = greedy.joint.batch;
-  check_cuda(call.op, cudaMemsetAsync(greedy.active, 0, sizeof(int), launch.stream));
+  check_cuda(call.op, cudaMemsetAsync(greedy.signal.active, 0, sizeof(int), launch.stream));
   const size_t element = output.element_size();
   for (int first = 0; first < total; first += cuda::kResidentRows) {
     cuda::ResidentProblem problem{
@@ -308,10 +311,10 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       .token_durations = mutable_ints(token_durations),
       .log_probs = mutable_floats(log_probs),
       .counts = mutable_ints(counts),
-      .active = mutable_ints(active),
       .labels = nullptr,
       .partials = nullptr,
-      .splits = 0};
+      .splits = 0,
+      .signal = {mutable_ints(active), static_cast<unsigned long long>(condition)}};
   std::copy(durations.begin(), durations.end(), problem.durations);
   if (rounds == -1) {
     run_resident(call, sizes, problem, predictor_weights, predictor_state, predictor_output, workspace);
@@ -323,11 +326,12 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
 
   const Launch launch(encoder);
   if (problem.joint.batch == 0) {
-    check_cuda(call.op, cudaMemsetAsync(problem.active, 0, sizeof(int), launch.stream));
+    check_cuda(call.op, cuda::launch_clear_signal(problem.signal, launch.stream));
   } else {
-    const int wanted = cuda::joint_column_splits(problem.joint, multiprocessors(encoder.get_device_index()));
-    problem.splits = std::min(wanted, room);
     dispatch(sizes.joint.dtype, [&]<typename T>(T) {
+      const int wanted =
+          cuda::joint_column_splits<T>(problem.joint, multiprocessors(encoder.get_device_index()));
+      problem.splits = std::min(wanted, room);
       const auto step = [&](cudaStream_t stream) {
         return launch_predictor<T>(sizes.predictor, predictor_weights, problem.labels, predictor_state,
                                    predictor_output, stream);
@@ -335,10 +339,6 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       check_cuda(call.op,
                  cuda::launch_greedy_rounds<T>(problem, static_cast<int>(rounds), step, launch.stream));
     });
-  }
-  if (condition != 0) {
-    check_cuda(call.op, cuda::launch_set_condition(problem.active, static_cast<unsigned long long>(condition),
-                                                   launch.stream));
   }
 }
 

@@ -8,8 +8,12 @@
 //
 // Stateless: the sum of the context's embeddings is built in shared memory by every block of the projection;
 // the context itself shifts in a kernel of its own, after all of them have read it.
+//
+// Any widths and addresses; what consists of whole, aligned 16-byte vectors goes to the faster kernels of
+// predictor_tiles.cu.
 
 #include "predictor_step.cuh"
+#include "predictor_tiles.cuh"
 #include "tile_dot.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -224,20 +228,27 @@ cudaError_t lstm_step(const LstmProblem& p, cudaStream_t stream) {
 }
 
 template <typename T, int Vector>
-cudaError_t stateless_step(const StatelessProblem& p, cudaStream_t stream) {
-  const cudaError_t error = launch_tiles<T>(stateless_projection_kernel<T, Vector>, p.batch,
-                                            column_tiles(p.output_width), p.hidden_width, stream, p);
-  if (error != cudaSuccess || p.context_size == 1) {
-    return error;
+cudaError_t stateless_projection(const StatelessProblem& p, cudaStream_t stream) {
+  return launch_tiles<T>(stateless_projection_kernel<T, Vector>, p.batch, column_tiles(p.output_width),
+                         p.hidden_width, stream, p);
+}
+
+template <typename T>
+cudaError_t project_context(const StatelessProblem& p, cudaStream_t stream) {
+  if (stateless_tiles_supports<T>(p)) {
+    return launch_stateless_tiles<T>(p, stream);
   }
-  shift_context_kernel<<<(p.batch + kThreads - 1) / kThreads, kThreads, 0, stream>>>(p);
-  return cudaGetLastError();
+  return is_vectorizable<T>(p.projection, p.hidden_width) ? stateless_projection<T, kVector<T>>(p, stream)
+                                                          : stateless_projection<T, 1>(p, stream);
 }
 
 }  // namespace
 
 template <typename T>
 cudaError_t launch_lstm_step(const LstmProblem& problem, cudaStream_t stream) {
+  if (lstm_tiles_supports<T>(problem)) {
+    return launch_lstm_tiles<T>(problem, stream);
+  }
   if (is_vectorizable<T>(problem.weight, problem.hidden_width) &&
       is_vectorizable<T>(problem.projection, problem.hidden_width)) {
     return lstm_step<T, kVector<T>>(problem, stream);
@@ -247,10 +258,12 @@ cudaError_t launch_lstm_step(const LstmProblem& problem, cudaStream_t stream) {
 
 template <typename T>
 cudaError_t launch_stateless_step(const StatelessProblem& problem, cudaStream_t stream) {
-  if (is_vectorizable<T>(problem.projection, problem.hidden_width)) {
-    return stateless_step<T, kVector<T>>(problem, stream);
+  const cudaError_t error = project_context<T>(problem, stream);
+  if (error != cudaSuccess || problem.context_size == 1) {
+    return error;
   }
-  return stateless_step<T, 1>(problem, stream);
+  shift_context_kernel<<<(problem.batch + kThreads - 1) / kThreads, kThreads, 0, stream>>>(problem);
+  return cudaGetLastError();
 }
 
 #define INSTANTIATE(T)                                                        \

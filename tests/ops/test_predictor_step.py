@@ -38,6 +38,48 @@ def test_lstm_equals_the_reference(sizes, dtype, device):
     check_lstm(*lstm_case(*sizes, dtype, device=device))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "sizes", [(1, 30, 640, 2, 640), (40, 30, 320, 2, 640), (70, 9, 72, 3, 100), (300, 9, 64, 1, 40)]
+)
+def test_lstm_equals_the_reference_at_the_sizes_of_real_models(sizes, dtype, device):
+    check_lstm(*lstm_case(*sizes, dtype, device=device))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.gpu
+def test_lstm_makes_a_row_with_an_unknown_label_nan_on_the_gpu(dtype):
+    weights, state, labels, output = lstm_case(9, 5, 64, 2, 32, dtype, device="cuda")
+    labels[:] = torch.tensor([1, 5, -1, 2, 77, 0, 3, 4, -1])
+    ops.predictor_step_("lstm", weights, labels, state, output)
+    unknown = labels >= 5
+    assert output[unknown].isnan().all() and not output[(labels >= 0) & ~unknown].isnan().any()
+    assert state[1][:, unknown].isnan().all() and not state[1][:, ~unknown].isnan().any()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["stateless", "stateless_relu"])
+def test_stateless_of_many_rows_equals_the_reference(kind, dtype, device):
+    batch, vocab, hidden, joint_width, context = 100, 11, 640, 130, 2
+    weights = op_weights(stateless_weights(vocab, hidden, context, joint_width, 0), kind, dtype, device)
+    state = [integers(0, vocab, (batch, context - 1), 1).to(device)]
+    before = state[0].cpu().clone()
+    labels = integers(-1, vocab, (batch,), 2).to(device)
+    output = torch.full((batch, joint_width), NAN, dtype=dtype, device=device)
+    ops.predictor_step_(kind, weights, labels, state, output)
+    wide = [w.double().cpu() for w in weights]
+    for b, label in enumerate(labels.tolist()):
+        if label < 0:
+            assert output[b].isnan().all() and torch.equal(state[0][b].cpu(), before[b])
+            continue
+        want, context_after = stateless_step(wide, label, before[b], kind == "stateless_relu")
+        tolerance = 4 * torch.finfo(dtype).eps * max(1.0, float(want.abs().max()))
+        torch.testing.assert_close(output[b].cpu().double(), want, rtol=0, atol=tolerance)
+        assert state[0][b].tolist() == context_after.tolist()
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     sizes=st.tuples(
