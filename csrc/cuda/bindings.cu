@@ -10,6 +10,7 @@
 
 #include "../arguments.h"
 #include "greedy_rounds.cuh"
+#include "gru_step.cuh"
 #include "joint_argmax.cuh"
 #include "kv_cache_update.cuh"
 #include "predictor_step.cuh"
@@ -129,6 +130,23 @@ cudaError_t launch_predictor(const PredictorSizes& sizes, const std::vector<Tens
                                       .hidden_width = static_cast<int>(sizes.width),
                                       .output_width = static_cast<int>(sizes.joint_width)},
                                      stream);
+  }
+  if (sizes.kind == PredictorKind::kGru) {
+    return cuda::launch_gru_step<T>({.labels = labels,
+                                     .embedding = weights[0].const_data_ptr(),
+                                     .weight = weights[1].const_data_ptr(),
+                                     .bias = static_cast<const float*>(weights[2].const_data_ptr()),
+                                     .projection = weights[3].const_data_ptr(),
+                                     .projection_bias = weights[4].const_data_ptr(),
+                                     .hidden = state[0].mutable_data_ptr(),
+                                     .next_hidden = state[1].mutable_data_ptr(),
+                                     .output = output.mutable_data_ptr(),
+                                     .batch = static_cast<int>(sizes.batch),
+                                     .layers = static_cast<int>(sizes.layers),
+                                     .vocab_size = static_cast<int>(sizes.vocab),
+                                     .hidden_width = static_cast<int>(sizes.width),
+                                     .output_width = static_cast<int>(sizes.joint_width)},
+                                    stream);
   }
   return cuda::launch_stateless_step<T>({.labels = labels,
                                          .tables = weights[0].const_data_ptr(),
