@@ -87,6 +87,23 @@ inline PredictorKind parse_predictor_kind(const char* op, const std::string& pre
   fail(op, ": ", prefix, "kind must be 'lstm', 'gru', 'stateless' or 'stateless_relu', got '", kind, "'.");
 }
 
+// Sizes as the weights have them; check_predictor is what makes sure of them.
+inline PredictorSizes predictor_sizes(const char* op, const std::string& kind,
+                                      const std::vector<Tensor>& weights, int64_t joint_width) {
+  const PredictorKind parsed = parse_predictor_kind(op, "predictor_", kind);
+  const bool recurrent = parsed == PredictorKind::kLstm or parsed == PredictorKind::kGru;
+  check(weights.size() == (recurrent ? 5u : 3u), op, ": predictor_weights must hold ", recurrent ? 5 : 3,
+        " tensors for kind '", kind, "', got ", weights.size(), ".");
+  return {.kind = parsed,
+          .batch = 0,
+          .vocab = weights[0].size(recurrent ? 0 : 1),
+          .width = weights[0].size(recurrent ? 1 : 2),
+          .joint_width = joint_width,
+          .layers = recurrent ? weights[1].size(0) : 0,
+          .context = recurrent ? 0 : weights[0].size(0),
+          .dtype = weights[0].scalar_type()};
+}
+
 // `prefix` is "" or "predictor_": the argument names of predictor_step_ and of greedy_rounds_.
 inline PredictorSizes check_predictor(const CallContext& call, const std::string& prefix,
                                       const std::string& kind, const std::vector<Tensor>& weights,

@@ -43,7 +43,8 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
   // walk to the first label, its storage, a predictor step. Every row advances on its own. durations [] is
   // RNN-T, else TDT. active [1] gets the number of rows that still have frames and room. workspace and
   // condition are the CUDA kernel's: scratch memory and the handle of the conditional graph node that active
-  // decides; [] and 0 elsewhere.
+  // decides; [] and 0 elsewhere. On CUDA -1 is one resident kernel; its workspace is (gate_table float32
+  // [V,H,4], or empty for a stateless predictor; scratch uint8 of greedy_resident_bytes).
   m.def(
       "greedy_rounds_(Tensor encoder, Tensor lengths, Tensor weight, Tensor? bias, str activation, int "
       "blank_id, "
@@ -53,4 +54,10 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
       "Tensor(e!) tokens, Tensor(f!) frames, Tensor(g!) token_durations, Tensor(h!) log_probs, Tensor(i!) "
       "counts, "
       "Tensor(j!) active, Tensor(k!)[] workspace, int condition=0) -> ()");
+
+  // Scratch memory of the resident kernel in bytes; 0 where it cannot run: on a CPU, for this dtype, or
+  // because the weights (V + N rows of joint weight, the predictor's) do not fit the device's shared memory.
+  m.def(
+      "greedy_resident_bytes(Tensor weight, str predictor_kind, Tensor[] predictor_weights, int batch, int "
+      "num_durations, int window) -> int");
 }

@@ -14,6 +14,7 @@
 #include "joint_argmax.cuh"
 #include "kv_cache_update.cuh"
 #include "predictor_step.cuh"
+#include "resident.cuh"
 
 namespace rnnt_fastdecode {
 namespace {
@@ -217,6 +218,113 @@ int check_workspace(const CallContext& call, const std::vector<Tensor>& workspac
   return needed == 0 ? 0 : static_cast<int>(std::min<int64_t>(words / needed, INT32_MAX));
 }
 
+cuda::ResidentShape resident_shape(const PredictorSizes& predictor, int64_t num_tokens, int64_t num_durations,
+                                   int64_t batch, int64_t window) {
+  return {.layers = static_cast<int>(predictor.layers),
+          .context = static_cast<int>(predictor.context),
+          .width = static_cast<int>(predictor.width),
+          .joint_width = static_cast<int>(predictor.joint_width),
+          .num_tokens = static_cast<int>(num_tokens),
+          .num_durations = static_cast<int>(num_durations),
+          .batch = static_cast<int>(std::min<int64_t>(batch, INT32_MAX)),
+          .window = static_cast<int>(window)};
+}
+
+bool plan_resident(const cuda::ResidentShape& shape, ScalarType dtype, int device, cuda::ResidentPlan* plan) {
+  int shared_limit = 0, cooperative = 0;
+  check_cuda("cudaDeviceGetAttribute",
+             cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  check_cuda("cudaDeviceGetAttribute",
+             cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device));
+  return dtype != ScalarType::Float && cooperative != 0 &&
+         cuda::plan_resident(shape, multiprocessors(device), shared_limit, plan);
+}
+
+int64_t greedy_resident_bytes(Tensor weight, std::string predictor_kind,
+                              std::vector<Tensor> predictor_weights, int64_t batch, int64_t num_durations,
+                              int64_t window) {
+  const PredictorSizes predictor =
+      predictor_sizes("greedy_resident_bytes", predictor_kind, predictor_weights, weight.size(1));
+  cuda::ResidentPlan plan;
+  const cuda::ResidentShape shape =
+      resident_shape(predictor, weight.size(0) - num_durations, num_durations, batch, window);
+  const bool fits = predictor.kind != PredictorKind::kGru &&
+                    plan_resident(shape, weight.scalar_type(), weight.get_device_index(), &plan);
+  return fits ? plan.scratch_bytes : 0;
+}
+
+// The whole loop, kResidentRows rows at a time.
+void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda::GreedyProblem& greedy,
+                  const std::vector<Tensor>& weights, const std::vector<Tensor>& state, const Tensor& output,
+                  const std::vector<Tensor>& workspace) {
+  const bool lstm = sizes.predictor.kind == PredictorKind::kLstm;
+  check(sizes.predictor.kind != PredictorKind::kGru, call.op,
+        ": rounds must be at least 1 on CUDA for predictor_kind 'gru', got -1.");
+  check(workspace.size() == 2, call.op, ": workspace must hold 2 tensors (gate_table, scratch), got ",
+        workspace.size(), ".");
+  const int64_t entries = lstm ? sizes.predictor.vocab : 0;
+  call.tensor("workspace[0]", workspace[0], ScalarType::Float, {entries, sizes.predictor.width, 4});
+  call.tensor("workspace[1]", workspace[1], ScalarType::Byte, {workspace[1].numel()});
+  const Launch launch(output);
+  const int total = greedy.joint.batch;
+  check_cuda(call.op, cudaMemsetAsync(greedy.active, 0, sizeof(int), launch.stream));
+  const size_t element = output.element_size();
+  for (int first = 0; first < total; first += cuda::kResidentRows) {
+    cuda::ResidentProblem problem{
+        .greedy = greedy,
+        .gate_table = static_cast<const float*>(workspace[0].const_data_ptr()),
+        .tables = weights[0].const_data_ptr(),
+        .weight = lstm ? weights[1].const_data_ptr() : nullptr,
+        .bias = lstm ? static_cast<const float*>(weights[2].const_data_ptr()) : nullptr,
+        .projection = weights[lstm ? 3 : 1].const_data_ptr(),
+        .projection_bias = weights[lstm ? 4 : 2].const_data_ptr(),
+        .hidden = nullptr,
+        .cell = nullptr,
+        .context = nullptr,
+        .output = nullptr,
+        .state_rows = total,
+        .layers = static_cast<int>(sizes.predictor.layers),
+        .context_size = static_cast<int>(sizes.predictor.context),
+        .width = static_cast<int>(sizes.predictor.width),
+        .relu = sizes.predictor.kind == PredictorKind::kStatelessRelu,
+        .plan = {},
+        .scratch = static_cast<unsigned char*>(workspace[1].mutable_data_ptr())};
+    cuda::GreedyProblem& part = problem.greedy;
+    cuda::JointProblem& joint = part.joint;
+    joint.batch = std::min(cuda::kResidentRows, total - first);
+    const auto moved = [&](const void* base, int64_t elements) {
+      return static_cast<unsigned char*>(const_cast<void*>(base)) + first * elements * element;
+    };
+    joint.encoder = moved(joint.encoder, joint.encoder_batch_stride);
+    joint.lengths += first;
+    joint.times += first;
+    part.times += first;
+    part.symbols += first;
+    part.counts += first;
+    const int64_t rows = static_cast<int64_t>(first) * part.capacity;
+    part.tokens += rows;
+    part.frames += rows;
+    part.token_durations += rows;
+    part.log_probs += rows;
+    problem.output = moved(output.mutable_data_ptr(), sizes.predictor.joint_width);
+    if (lstm) {
+      problem.hidden = moved(state[0].mutable_data_ptr(), sizes.predictor.width);
+      problem.cell = mutable_floats(state[1]) + first * sizes.predictor.width;
+    } else {
+      problem.context = mutable_ints(state[0]) + first * (sizes.predictor.context - 1);
+    }
+    const cuda::ResidentShape shape = resident_shape(sizes.predictor, sizes.joint.vocab,
+                                                     sizes.joint.num_durations, joint.batch, joint.window);
+    check(plan_resident(shape, sizes.joint.dtype, output.get_device_index(), &problem.plan), call.op,
+          ": these weights do not fit the resident kernel (rounds = -1); see greedy_resident_bytes.");
+    check(workspace[1].numel() >= problem.plan.scratch_bytes, call.op, ": workspace[1] must hold at least ",
+          problem.plan.scratch_bytes, " bytes, got ", workspace[1].numel(), ".");
+    check_cuda(call.op, sizes.joint.dtype == ScalarType::Half
+                            ? cuda::launch_resident<__half>(problem, launch.stream)
+                            : cuda::launch_resident<__nv_bfloat16>(problem, launch.stream));
+  }
+}
+
 void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<Tensor> bias,
                    std::string activation, int64_t blank_id, std::vector<int64_t> durations,
                    int64_t max_symbols, int64_t window, int64_t rounds, std::string predictor_kind,
@@ -229,7 +337,7 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       predictor_kind, predictor_weights, predictor_state, predictor_output, times, symbols, tokens, frames,
       token_durations, log_probs, counts, active);
   const CallContext call{"greedy_rounds_", encoder.device()};
-  check(rounds >= 1, call.op, ": rounds must be at least 1 on CUDA, got ", rounds, ".");
+  check(rounds >= 1 || rounds == -1, call.op, ": rounds must be -1 or at least 1 on CUDA, got ", rounds, ".");
   check(durations.size() <= cuda::kMaxDurations, call.op, ": at most ", cuda::kMaxDurations,
         " durations are supported on CUDA, got ", durations.size(), ".");
   cuda::GreedyProblem problem{
@@ -250,6 +358,10 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       .partials = nullptr,
       .splits = 0};
   std::copy(durations.begin(), durations.end(), problem.durations);
+  if (rounds == -1) {
+    run_resident(call, sizes, problem, predictor_weights, predictor_state, predictor_output, workspace);
+    return;
+  }
   const int room = check_workspace(call, workspace, problem.joint);
   problem.labels = mutable_ints(workspace[0]);
   problem.partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(workspace[1]));
@@ -282,6 +394,7 @@ STABLE_TORCH_LIBRARY_IMPL(rnnt_fastdecode, CUDA, m) {
   m.impl("predictor_step_", TORCH_BOX(&predictor_step));
   m.impl("kv_cache_update_", TORCH_BOX(&kv_cache_update));
   m.impl("greedy_rounds_", TORCH_BOX(&greedy_rounds));
+  m.impl("greedy_resident_bytes", TORCH_BOX(&greedy_resident_bytes));
 }
 
 }  // namespace rnnt_fastdecode

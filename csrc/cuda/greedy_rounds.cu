@@ -13,23 +13,6 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kThreads = 256;
 
-struct RowState {
-  int time;
-  int symbols;
-};
-
-// Where the row stands after a label of `duration` frames: a frame that has emitted max_symbols labels is
-// left.
-__device__ inline RowState after_label(RowState state, int duration, int max_symbols) {
-  if (duration > 0) {
-    return {state.time + duration, 0};
-  }
-  if (state.symbols + 1 >= max_symbols) {
-    return {state.time + 1, 0};
-  }
-  return {state.time, state.symbols + 1};
-}
-
 __global__ void __launch_bounds__(kThreads) advance_kernel(GreedyProblem p) {
   const int row = (blockIdx.x * kThreads + threadIdx.x) / kWarp;
   const int lane = threadIdx.x % kWarp;

@@ -32,6 +32,23 @@ struct GreedyProblem {
   int splits;
 };
 
+struct RowState {
+  int time;
+  int symbols;
+};
+
+// Where the row stands after a label of `duration` frames: a frame that has emitted max_symbols labels is
+// left.
+__device__ inline RowState after_label(RowState state, int duration, int max_symbols) {
+  if (duration > 0) {
+    return {state.time + duration, 0};
+  }
+  if (state.symbols + 1 >= max_symbols) {
+    return {state.time + 1, 0};
+  }
+  return {state.time, state.symbols + 1};
+}
+
 // Walks every row to its first label and counts the rows that are not done.
 cudaError_t launch_advance(const GreedyProblem& problem, cudaStream_t stream);
 

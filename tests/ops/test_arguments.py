@@ -243,3 +243,13 @@ def test_tensors_of_one_call_must_share_a_device():
     arguments["weight"] = arguments["weight"].cuda()
     with raises("weight must be on cpu, got cuda:0"):
         ops.joint_argmax(**arguments)
+
+
+@pytest.mark.gpu
+def test_a_gru_does_not_fit_the_resident_kernel():
+    transducer = random_transducer("gru")
+    loop = Loop(transducer, normal(2, 4, 10, seed=0), torch.tensor([4, 2]), capacity=40, device="cuda")
+    resident_bytes = torch.ops.rnnt_fastdecode.greedy_resident_bytes.default
+    assert resident_bytes(loop.network.weight, "gru", loop.weights, 2, 0, 4) == 0
+    with raises("rounds must be at least 1 on CUDA for predictor_kind 'gru', got -1"):
+        loop.rounds(-1)

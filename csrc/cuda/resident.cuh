@@ -1,0 +1,93 @@
+// The whole greedy loop in one cooperative kernel: every block keeps its share of the weights in shared
+// memory from the first round to the last, and the blocks exchange activations and decisions as messages.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "greedy_rounds.cuh"
+
+namespace rnnt_fastdecode::cuda {
+
+constexpr int kResidentRows = 128;          // rows of one launch at most
+constexpr int kResidentLayers = 2;          // layers of an LSTM at most
+constexpr int kResidentWidth = 768;         // H and J at most
+constexpr int kResidentStaticBytes = 8192;  // shared memory beside what the plan lays out, at most
+constexpr int kResidentHistory = 3;  // labels before the last one that a stateless predictor sees at most
+
+// What decides how the work is laid out.
+struct ResidentShape {
+  int layers;   // of the LSTM; 0 for a stateless predictor
+  int context;  // labels that a stateless predictor sees; 0 for an LSTM
+  int width;    // H
+  int joint_width;
+  int num_tokens;
+  int num_durations;
+  int batch;
+  int window;
+};
+
+// Who does what. Blocks 0 .. unit_blocks - 1 own 8 units of every layer, 0 .. output_blocks - 1 own 8 outputs
+// of the projection. In the joint, block = slot * column_blocks + column: it owns `column_tiles` tiles of 16
+// columns, for the groups of `group_rows` batch rows slot, slot + slots, ... The last `deciders` blocks walk
+// the rows.
+struct ResidentPlan {
+  int blocks;
+  int unit_blocks;
+  int output_blocks;
+  int deciders;
+  int column_blocks;
+  int column_tiles;
+  int slots;
+  int group_rows;       // 1, 2, 4 or 8
+  int frame_tiles;      // tiles of 8 (row, frame) pairs that a group's window fills
+  int duration_blocks;  // column blocks that hold duration columns, from first_duration_block on
+  int first_duration_block;
+  // Byte offsets into dynamic shared memory.
+  int input_weights;
+  int recurrent_weights;
+  int projection_weights;
+  int joint_weights;
+  int sums;
+  int shared_bytes;
+  // Byte offsets into the scratch memory.
+  int64_t hidden_messages;
+  int64_t output_messages;
+  int64_t decisions;
+  int64_t partials;
+  int64_t duration_partials;
+  int64_t progress;
+  int64_t scratch_bytes;
+};
+
+// False where the shape does not fit this device.
+bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_limit, ResidentPlan* plan);
+
+struct ResidentProblem {
+  GreedyProblem greedy;  // labels, partials and splits are not used
+  const float*
+      gate_table;      // LSTM: [V, H, 4] input gates i, f, g, o of layer 0 for every label, with both biases
+  const void* tables;  // stateless: [C, V, H]
+  const void* weight;  // LSTM: [L, 4H, 2H]
+  const float* bias;   // LSTM: [L, 4H]
+  const void* projection;  // [J, H]
+  const void* projection_bias;
+  void* hidden;    // [L, B, H]
+  float* cell;     // [L, B, H]
+  int* context;    // stateless: [B, C - 1], most recent first
+  void* output;    // [B, J]
+  int state_rows;  // B of the state tensors; this launch has greedy.joint.batch of them
+  int layers;
+  int context_size;
+  int width;
+  bool relu;
+  ResidentPlan plan;
+  unsigned char* scratch;
+};
+
+template <typename T>
+cudaError_t launch_resident(const ResidentProblem& problem, cudaStream_t stream);
+
+}  // namespace rnnt_fastdecode::cuda

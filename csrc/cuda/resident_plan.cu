@@ -1,0 +1,109 @@
+// How the resident decoder lays a problem over the blocks of a device.
+#include <algorithm>
+
+#include "resident.cuh"
+
+namespace rnnt_fastdecode::cuda {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kFragmentBytes = 512;  // 8 rows of a chunk of 32 numbers
+constexpr int kTile = 16;            // columns of a joint tile
+constexpr int kGates = 4;
+constexpr int kPassTiles = 4;
+constexpr int kMaxFrameTiles = 6;
+
+int divide_up(int value, int by) { return (value + by - 1) / by; }
+int64_t aligned(int64_t bytes) { return (bytes + 127) / 128 * 128; }
+
+}  // namespace
+
+bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_limit, ResidentPlan* plan) {
+  const int rows = std::min(shape.batch, kResidentRows);
+  if (shape.width % 8 != 0 || shape.joint_width % 8 != 0 || shape.width > kResidentWidth ||
+      shape.joint_width > kResidentWidth || shape.layers > kResidentLayers ||
+      shape.context > kResidentHistory + 1 || rows == 0) {
+    return false;
+  }
+  ResidentPlan out{};
+  out.blocks = multiprocessors;
+  out.unit_blocks = shape.width / 8;
+  out.output_blocks = shape.joint_width / 8;
+  if (std::max(out.unit_blocks, out.output_blocks) > out.blocks) {
+    return false;
+  }
+  // Blocks without units have time to walk rows while the others predict.
+  const int free_blocks = out.blocks - std::max(out.unit_blocks, out.output_blocks);
+  out.deciders = 2 * free_blocks >= rows ? free_blocks : out.blocks;
+
+  out.group_rows = 1;
+  while (out.group_rows < 8 && out.group_rows * 4 <= rows) {
+    out.group_rows *= 2;
+  }
+  const int frames_per_tile = 8 / out.group_rows;
+  out.frame_tiles = divide_up(shape.window, frames_per_tile);
+  if (out.frame_tiles > kMaxFrameTiles) {
+    return false;
+  }
+
+  const int chunks = divide_up(shape.width, 32), joint_chunks = divide_up(shape.joint_width, 32);
+  int bytes = 0;
+  const auto place = [&](int size) {
+    const int offset = bytes;
+    bytes += static_cast<int>(aligned(size));
+    return offset;
+  };
+  out.input_weights = place(std::max(shape.layers - 1, 0) * chunks * kGates * kFragmentBytes);
+  out.recurrent_weights = place(shape.layers * chunks * kGates * kFragmentBytes);
+  out.projection_weights = place(chunks * kFragmentBytes);
+  // Of every warp, 4 floats a lane: two for each tile of 8 rows, or two for each tile of a window.
+  out.sums = place(kWarps * kFragmentBytes * std::max(kPassTiles * 2, 2 * out.frame_tiles));
+  out.joint_weights = place(0);
+
+  // The fewest products for the busiest block; of equal ones, the fewest weights for each.
+  const int tiles = divide_up(shape.num_tokens + shape.num_durations, kTile);
+  const int groups = divide_up(rows, out.group_rows);
+  int64_t best = -1;
+  for (int slots = 1; slots <= std::min(groups, out.blocks); ++slots) {
+    const int column_blocks = std::min(out.blocks / slots, tiles);
+    const int column_tiles = divide_up(tiles, column_blocks);
+    const int size = bytes + column_tiles * joint_chunks * 2 * kFragmentBytes;
+    if (size + kResidentStaticBytes > shared_limit) {
+      continue;
+    }
+    const int64_t cost = static_cast<int64_t>(column_tiles) * divide_up(groups, slots);
+    if (best < 0 || cost < best) {
+      best = cost;
+      out.slots = slots;
+      out.column_tiles = column_tiles;
+      out.column_blocks = divide_up(tiles, column_tiles);
+      out.shared_bytes = size;
+    }
+  }
+  if (best < 0) {
+    return false;
+  }
+  const int block_columns = out.column_tiles * kTile;
+  out.first_duration_block = shape.num_tokens / block_columns;
+  out.duration_blocks = shape.num_durations > 0 ? out.column_blocks - out.first_duration_block : 0;
+
+  constexpr int64_t kMessage = 16, kGenerations = 3;
+  int64_t used = 0;
+  const auto reserve = [&](int64_t size) {
+    const int64_t offset = used;
+    used += aligned(size);
+    return offset;
+  };
+  const int stages = std::max(shape.layers, 1);
+  out.hidden_messages = reserve(kGenerations * stages * rows * out.unit_blocks * kMessage);
+  out.output_messages = reserve(kGenerations * rows * out.output_blocks * kMessage);
+  out.decisions = reserve(2 * rows * kMessage);
+  out.partials = reserve(int64_t{rows} * shape.window * out.column_blocks * kMessage);
+  out.duration_partials = reserve(int64_t{rows} * shape.window * out.duration_blocks * kMessage);
+  out.progress = reserve(out.blocks * static_cast<int64_t>(sizeof(int)));
+  out.scratch_bytes = used;
+  *plan = out;
+  return true;
+}
+
+}  // namespace rnnt_fastdecode::cuda
