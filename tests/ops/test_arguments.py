@@ -247,8 +247,9 @@ def test_tensors_of_one_call_must_share_a_device():
 
 @pytest.mark.gpu
 def test_a_gru_does_not_fit_the_resident_kernel():
-    transducer = random_transducer("gru")
-    loop = Loop(transducer, normal(2, 4, 10, seed=0), torch.tensor([4, 2]), capacity=40, device="cuda")
+    transducer = random_transducer("gru", vocab=33, joint_width=64, hidden=64)
+    encoder, options = normal(2, 4, 64, seed=0), {"dtype": torch.bfloat16, "device": "cuda"}
+    loop = Loop(transducer, encoder, torch.tensor([4, 2]), capacity=40, **options)
     resident_bytes = torch.ops.rnnt_fastdecode.greedy_resident_bytes.default
     assert resident_bytes(loop.network.weight, "gru", loop.weights, 2, 0, 4) == 0
     with raises("rounds must be at least 1 on CUDA for predictor_kind 'gru', got -1"):
