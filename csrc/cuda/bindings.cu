@@ -6,6 +6,7 @@
 
 #include "../arguments.h"
 #include "greedy_rounds.cuh"
+#include "gru_step.cuh"
 #include "joint_argmax.cuh"
 #include "kv_cache_update.cuh"
 #include "launch.h"
@@ -110,6 +111,23 @@ cudaError_t launch_predictor(const PredictorSizes& sizes, const std::vector<Tens
                                       .output_width = static_cast<int>(sizes.joint_width)},
                                      stream);
   }
+  if (sizes.kind == PredictorKind::kGru) {
+    return cuda::launch_gru_step<T>({.labels = labels,
+                                     .embedding = weights[0].const_data_ptr(),
+                                     .weight = weights[1].const_data_ptr(),
+                                     .bias = static_cast<const float*>(weights[2].const_data_ptr()),
+                                     .projection = weights[3].const_data_ptr(),
+                                     .projection_bias = weights[4].const_data_ptr(),
+                                     .hidden = state[0].mutable_data_ptr(),
+                                     .next_hidden = state[1].mutable_data_ptr(),
+                                     .output = output.mutable_data_ptr(),
+                                     .batch = static_cast<int>(sizes.batch),
+                                     .layers = static_cast<int>(sizes.layers),
+                                     .vocab_size = static_cast<int>(sizes.vocab),
+                                     .hidden_width = static_cast<int>(sizes.width),
+                                     .output_width = static_cast<int>(sizes.joint_width)},
+                                    stream);
+  }
   return cuda::launch_stateless_step<T>({.labels = labels,
                                          .tables = weights[0].const_data_ptr(),
                                          .projection = weights[1].const_data_ptr(),
@@ -209,8 +227,9 @@ int64_t greedy_resident_bytes(Tensor weight, std::string predictor_kind,
   cuda::ResidentPlan plan;
   const cuda::ResidentShape shape =
       resident_shape(predictor, weight.size(0) - num_durations, num_durations, batch, window);
-  return plan_resident(shape, weight.scalar_type(), weight.get_device_index(), &plan) ? plan.scratch_bytes
-                                                                                      : 0;
+  const bool fits = predictor.kind != PredictorKind::kGru &&
+                    plan_resident(shape, weight.scalar_type(), weight.get_device_index(), &plan);
+  return fits ? plan.scratch_bytes : 0;
 }
 
 // The whole loop, kResidentRows rows at a time.
@@ -218,6 +237,8 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
                   const std::vector<Tensor>& weights, const std::vector<Tensor>& state, const Tensor& output,
                   const std::vector<Tensor>& workspace) {
   const bool lstm = sizes.predictor.kind == PredictorKind::kLstm;
+  check(sizes.predictor.kind != PredictorKind::kGru, call.op,
+        ": rounds must be at least 1 on CUDA for predictor_kind 'gru', got -1.");
   check(workspace.size() == 2, call.op, ": workspace must hold 2 tensors (gate_table, scratch), got ",
         workspace.size(), ".");
   const int64_t entries = lstm ? sizes.predictor.vocab : 0;

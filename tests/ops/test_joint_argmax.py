@@ -16,6 +16,9 @@ SHAPES = [  # B, T, J, V, N, W
     (5, 4, 31, 25, 1, 6),
     (4, 40, 64, 130, 5, 16),
     (9, 3, 640, 49, 4, 1),
+    (2, 3, 2048, 30, 5, 2),
+    (3, 4, 64, 16384, 0, 4),
+    (1, 1, 2048, 16384, 5, 1),
 ]
 
 
@@ -134,6 +137,15 @@ def test_activations_equal_the_reference(activation, device):
     for ours, theirs in zip(got[:2], want[:2], strict=True):
         assert torch.equal(ours.cpu(), theirs)
     torch.testing.assert_close(got[2].cpu(), want[2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("shape", [(3, 7, 17, 33, 5, 4), (4, 9, 640, 130, 0, 6)])
+def test_activations_in_every_dtype(shape, activation, dtype, device):
+    *sizes, window = shape
+    check_against_scores(joint_case(*sizes, dtype, device=device), window, sizes[-1], activation)
 
 
 @settings(max_examples=40, deadline=None)
