@@ -23,9 +23,11 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
 
   // One predictor step for every row whose label is not -1. kind "lstm": weights (embedding [V,H], weight
   // [L,4H,2H], bias float32 [L,4H], projection [J,H], projection_bias [J]), state (hidden [L,B,H], cell
-  // float32 [L,B,H], next_hidden [L,B,H] scratch). kind "stateless" or "stateless_relu": weights (tables
-  // [C,V,H], projection, projection_bias), state (context int32 [B,C-1], most recent label first). output
-  // [B,J] is the projected output.
+  // float32 [L,B,H], next_hidden [L,B,H] scratch). kind "gru": weights (embedding, weight [L,2,3H,H] for the
+  // input and for the hidden state, bias float32 [L,2,3H], projection, projection_bias), state (hidden,
+  // next_hidden scratch). kind "stateless" or "stateless_relu": weights (tables [C,V,H], projection,
+  // projection_bias), state (context int32 [B,C-1], most recent label first). output [B,J] is the projected
+  // output.
   m.def(
       "predictor_step_(str kind, Tensor[] weights, Tensor labels, Tensor(a!)[] state, Tensor(b!) output) -> "
       "()");

@@ -120,24 +120,30 @@ def predictor_step_(
     """One predictor step, in place, for every row that has a label.
 
     Args:
-        kind: "lstm", "stateless" or "stateless_relu".
+        kind: "lstm", "gru", "stateless" or "stateless_relu".
         weights: for "lstm" [embedding [V, H] dtype, weight [L, 4H, 2H] dtype (input weights, then hidden
             weights along the last dimension; gates in the order input, forget, cell, output), bias [L, 4H]
             float32 (both biases of torch.nn.LSTM added), projection [J, H] dtype, projection_bias [J] dtype].
+            For "gru" [embedding, weight [L, 2, 3H, H] dtype (for the input, then for the hidden state; gates
+            in the order reset, update, new), bias [L, 2, 3H] float32 (both biases of torch.nn.GRU apart),
+            projection, projection_bias].
             Else [tables [C, V, H] dtype (table k belongs to the k-th most recent label), projection,
             projection_bias].
         labels: [B] int32, -1 for rows that are to stay as they are.
         state: for "lstm" [hidden [L, B, H] dtype, cell [L, B, H] float32, next_hidden [L, B, H] dtype
-            (scratch)]. Else [context [B, C - 1] int32, the most recent label first]. Modified in place.
+            (scratch)]. For "gru" [hidden, next_hidden]. Else [context [B, C - 1] int32, the most recent label
+            first]. Modified in place.
         output: [B, J] dtype, the projected output of the predictor. Modified in place.
 
-    A hidden state is rounded to dtype, a cell state stays in float32. The stateless predictor adds its C
-    table entries in float32, rounds the sum to dtype and, for "stateless_relu", takes its positive part.
+    Gates are float32. A hidden state is rounded to dtype, a cell state stays in float32. The stateless
+    predictor adds its C table entries in float32, rounds the sum to dtype and, for "stateless_relu", takes
+    its positive part.
 
     Raises:
         ArgumentError: a wrong shape, dtype, device, layout or value.
 
-    The LSTM is that of torch.nn.LSTM, as in NeMo's RNNTDecoder; the stateless predictor is that of
+    The LSTM is that of torch.nn.LSTM, as in NeMo's RNNTDecoder; the GRU that of torch.nn.GRU, whose reset
+    gate multiplies the hidden state's product and bias; the stateless predictor is that of
     M. Ghodsi et al., "RNN-Transducer with Stateless Prediction Network", 2020, as in NeMo.
     """
     op = torch.ops.rnnt_fastdecode.predictor_step_.default

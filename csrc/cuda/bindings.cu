@@ -6,6 +6,7 @@
 
 #include "../arguments.h"
 #include "greedy_rounds.cuh"
+#include "gru_step.cuh"
 #include "joint_argmax.cuh"
 #include "kv_cache_update.cuh"
 #include "launch.h"
@@ -70,13 +71,16 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor
       joint_problem(sizes, encoder, predictor, weight, bias, times, lengths, window);
   if (problem.rows() > 0) {
     const Launch launch(encoder);
-    const int splits = cuda::joint_column_splits(problem, multiprocessors(encoder.get_device_index()));
+    int splits = 0;
+    dispatch(sizes.dtype, [&]<typename T>(T) {
+      splits = cuda::joint_column_splits<T>(problem, multiprocessors(encoder.get_device_index()));
+    });
     const Tensor scratch =
         torch::stable::new_empty(times, {static_cast<int64_t>(problem.rows()) * splits * kPartialWords});
     auto* partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(scratch));
     dispatch(sizes.dtype, [&]<typename T>(T) {
       check_cuda("joint_argmax",
-                 cuda::launch_joint_partials<T>(problem, partials, splits, nullptr, launch.stream));
+                 cuda::launch_joint_partials<T>(problem, partials, splits, {}, launch.stream));
     });
     check_cuda("joint_argmax",
                cuda::launch_joint_finish(problem, partials, splits, mutable_ints(tokens),
@@ -106,6 +110,23 @@ cudaError_t launch_predictor(const PredictorSizes& sizes, const std::vector<Tens
                                       .hidden_width = static_cast<int>(sizes.width),
                                       .output_width = static_cast<int>(sizes.joint_width)},
                                      stream);
+  }
+  if (sizes.kind == PredictorKind::kGru) {
+    return cuda::launch_gru_step<T>({.labels = labels,
+                                     .embedding = weights[0].const_data_ptr(),
+                                     .weight = weights[1].const_data_ptr(),
+                                     .bias = static_cast<const float*>(weights[2].const_data_ptr()),
+                                     .projection = weights[3].const_data_ptr(),
+                                     .projection_bias = weights[4].const_data_ptr(),
+                                     .hidden = state[0].mutable_data_ptr(),
+                                     .next_hidden = state[1].mutable_data_ptr(),
+                                     .output = output.mutable_data_ptr(),
+                                     .batch = static_cast<int>(sizes.batch),
+                                     .layers = static_cast<int>(sizes.layers),
+                                     .vocab_size = static_cast<int>(sizes.vocab),
+                                     .hidden_width = static_cast<int>(sizes.width),
+                                     .output_width = static_cast<int>(sizes.joint_width)},
+                                    stream);
   }
   return cuda::launch_stateless_step<T>({.labels = labels,
                                          .tables = weights[0].const_data_ptr(),
@@ -206,8 +227,9 @@ int64_t greedy_resident_bytes(Tensor weight, std::string predictor_kind,
   cuda::ResidentPlan plan;
   const cuda::ResidentShape shape =
       resident_shape(predictor, weight.size(0) - num_durations, num_durations, batch, window);
-  return plan_resident(shape, weight.scalar_type(), weight.get_device_index(), &plan) ? plan.scratch_bytes
-                                                                                      : 0;
+  const bool fits = predictor.kind != PredictorKind::kGru &&
+                    plan_resident(shape, weight.scalar_type(), weight.get_device_index(), &plan);
+  return fits ? plan.scratch_bytes : 0;
 }
 
 // The whole loop, kResidentRows rows at a time.
@@ -215,13 +237,15 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
                   const std::vector<Tensor>& weights, const std::vector<Tensor>& state, const Tensor& output,
                   const std::vector<Tensor>& workspace, int rows) {
   const bool lstm = sizes.predictor.kind == PredictorKind::kLstm;
+  check(sizes.predictor.kind != PredictorKind::kGru, call.op,
+        ": rounds must be at least 1 on CUDA for predictor_kind 'gru', got -1.");
   check(workspace.size() == 2, call.op, ": workspace must hold 2 tensors (gate_table, scratch), got ",
         workspace.size(), ".");
   const int64_t table = lstm ? sizes.predictor.vocab : 0;
   call.tensor("workspace[0]", workspace[0], ScalarType::Float, {table, sizes.predictor.width, 4});
   call.tensor("workspace[1]", workspace[1], ScalarType::Byte, {workspace[1].numel()});
   const Launch launch(output);
-  check_cuda(call.op, cudaMemsetAsync(greedy.active, 0, sizeof(int), launch.stream));
+  check_cuda(call.op, cudaMemsetAsync(greedy.signal.active, 0, sizeof(int), launch.stream));
   const size_t element = output.element_size();
   for (int first = 0; first < rows; first += cuda::kResidentRows) {
     cuda::ResidentProblem problem{
@@ -307,10 +331,10 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       .token_durations = mutable_ints(token_durations),
       .log_probs = mutable_floats(log_probs),
       .counts = mutable_ints(counts),
-      .active = mutable_ints(active),
       .labels = nullptr,
       .partials = nullptr,
-      .splits = 0};
+      .splits = 0,
+      .signal = {mutable_ints(active), static_cast<unsigned long long>(condition)}};
   std::copy(durations.begin(), durations.end(), problem.durations);
   if (rounds == -1) {
     check(rows >= -1 && rows <= problem.joint.batch, call.op, ": rows must be between -1 and ",
@@ -326,11 +350,12 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
 
   const Launch launch(encoder);
   if (problem.joint.batch == 0) {
-    check_cuda(call.op, cudaMemsetAsync(problem.active, 0, sizeof(int), launch.stream));
+    check_cuda(call.op, cuda::launch_clear_signal(problem.signal, launch.stream));
   } else {
-    const int wanted = cuda::joint_column_splits(problem.joint, multiprocessors(encoder.get_device_index()));
-    problem.splits = std::min(wanted, room);
     dispatch(sizes.joint.dtype, [&]<typename T>(T) {
+      const int wanted =
+          cuda::joint_column_splits<T>(problem.joint, multiprocessors(encoder.get_device_index()));
+      problem.splits = std::min(wanted, room);
       const auto step = [&](cudaStream_t stream) {
         return launch_predictor<T>(sizes.predictor, predictor_weights, problem.labels, predictor_state,
                                    predictor_output, stream);
@@ -338,10 +363,6 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       check_cuda(call.op,
                  cuda::launch_greedy_rounds<T>(problem, static_cast<int>(rounds), step, launch.stream));
     });
-  }
-  if (condition != 0) {
-    check_cuda(call.op, cuda::launch_set_condition(problem.active, static_cast<unsigned long long>(condition),
-                                                   launch.stream));
   }
 }
 

@@ -31,7 +31,8 @@ class GreedyDecoder:
 
     Parameters
     ----------
-    predictor: `LstmPredictor` or `StatelessPredictor`, vocabulary V with blank, float32, bfloat16 or float16.
+    predictor: `LstmPredictor`, `GruPredictor` or `StatelessPredictor`, vocabulary V with blank, float32,
+        bfloat16 or float16.
     joint: `Joint` with V + N outputs on the same device in the same dtype. Parameters of both are copied.
     blank_id: id of blank, anywhere in the vocabulary.
     durations: the frames that each of the N duration outputs stands for; empty for RNN-T.
