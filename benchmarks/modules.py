@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from rnnt_fastdecode import Joint, LstmPredictor, StatelessPredictor
+from rnnt_fastdecode import GruPredictor, Joint, LstmPredictor, StatelessPredictor
 from rnnt_fastdecode.reference.decode import Transducer
 
 
-def as_modules(transducer: Transducer) -> tuple[LstmPredictor | StatelessPredictor, Joint]:
-    """The reference's weights in an LstmPredictor or StatelessPredictor and a Joint."""
+def as_modules(transducer: Transducer) -> tuple[LstmPredictor | GruPredictor | StatelessPredictor, Joint]:
+    """The reference's weights in a predictor of its kind and a Joint."""
     weights = transducer.predictor_weights
     joint_width, encoder_width = transducer.encoder_weight.shape
     joint = Joint(
@@ -30,6 +30,15 @@ def as_modules(transducer: Transducer) -> tuple[LstmPredictor | StatelessPredict
             state[f"lstm.weight_hh_l{layer}"] = weight[layer, :, hidden:]
             state[f"lstm.bias_ih_l{layer}"] = bias[layer]
             state[f"lstm.bias_hh_l{layer}"] = torch.zeros_like(bias[layer])
+    elif transducer.predictor_kind == "gru":
+        embedding, weight, bias, projection, projection_bias = weights
+        layers, hidden = weight.shape[0], weight.shape[3]
+        predictor = GruPredictor(transducer.vocab_size, hidden, layers, joint_width)
+        state = {"embedding.weight": embedding}
+        for layer in range(layers):
+            for index, side in enumerate(("ih", "hh")):
+                state[f"gru.weight_{side}_l{layer}"] = weight[layer, index]
+                state[f"gru.bias_{side}_l{layer}"] = bias[layer, index]
     else:
         tables, projection, projection_bias = weights
         context, vocab_size, hidden = tables.shape

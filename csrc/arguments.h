@@ -68,31 +68,39 @@ inline JointSizes check_joint_argmax(const Tensor& encoder, const Tensor& predic
   return sizes;
 }
 
-enum class PredictorKind { kLstm, kStateless, kStatelessRelu };
+enum class PredictorKind { kLstm, kGru, kStateless, kStatelessRelu };
 
 struct PredictorSizes {
   PredictorKind kind;
   int64_t batch, vocab, width, joint_width;
-  int64_t layers;   // LSTM layers; 0 for a stateless predictor
-  int64_t context;  // labels that a stateless predictor sees; 0 for an LSTM
+  int64_t layers;   // of an LSTM or a GRU; 0 for a stateless predictor
+  int64_t context;  // labels that a stateless predictor sees; 0 for an LSTM or a GRU
   ScalarType dtype;
 };
+
+inline PredictorKind parse_predictor_kind(const char* op, const std::string& prefix,
+                                          const std::string& kind) {
+  if (kind == "lstm") return PredictorKind::kLstm;
+  if (kind == "gru") return PredictorKind::kGru;
+  if (kind == "stateless") return PredictorKind::kStateless;
+  if (kind == "stateless_relu") return PredictorKind::kStatelessRelu;
+  fail(op, ": ", prefix, "kind must be 'lstm', 'gru', 'stateless' or 'stateless_relu', got '", kind, "'.");
+}
 
 // Sizes as the weights have them; check_predictor is what makes sure of them.
 inline PredictorSizes predictor_sizes(const char* op, const std::string& kind,
                                       const std::vector<Tensor>& weights, int64_t joint_width) {
-  const bool lstm = kind == "lstm";
-  check(weights.size() == (lstm ? 5u : 3u), op, ": predictor_weights must hold ", lstm ? 5 : 3,
+  const PredictorKind parsed = parse_predictor_kind(op, "predictor_", kind);
+  const bool recurrent = parsed == PredictorKind::kLstm or parsed == PredictorKind::kGru;
+  check(weights.size() == (recurrent ? 5u : 3u), op, ": predictor_weights must hold ", recurrent ? 5 : 3,
         " tensors for kind '", kind, "', got ", weights.size(), ".");
-  return {.kind = lstm                       ? PredictorKind::kLstm
-                  : kind == "stateless_relu" ? PredictorKind::kStatelessRelu
-                                             : PredictorKind::kStateless,
+  return {.kind = parsed,
           .batch = 0,
-          .vocab = weights[0].size(lstm ? 0 : 1),
-          .width = weights[0].size(lstm ? 1 : 2),
+          .vocab = weights[0].size(recurrent ? 0 : 1),
+          .width = weights[0].size(recurrent ? 1 : 2),
           .joint_width = joint_width,
-          .layers = lstm ? weights[1].size(0) : 0,
-          .context = lstm ? 0 : weights[0].size(0),
+          .layers = recurrent ? weights[1].size(0) : 0,
+          .context = recurrent ? 0 : weights[0].size(0),
           .dtype = weights[0].scalar_type()};
 }
 
@@ -103,10 +111,9 @@ inline PredictorSizes check_predictor(const CallContext& call, const std::string
   const std::string w = prefix + "weights", s = prefix + "state", o = prefix + "output";
   const auto weight = [&](size_t i) { return w + "[" + std::to_string(i) + "]"; };
   const auto part = [&](size_t i) { return s + "[" + std::to_string(i) + "]"; };
-  const bool lstm = kind == "lstm";
-  check(lstm or kind == "stateless" or kind == "stateless_relu", call.op, ": ", prefix,
-        "kind must be 'lstm', 'stateless' or 'stateless_relu', got '", kind, "'.");
-  const size_t num_weights = lstm ? 5 : 3, num_state = lstm ? 3 : 1;
+  const PredictorKind parsed = parse_predictor_kind(call.op, prefix, kind);
+  const bool lstm = parsed == PredictorKind::kLstm, gru = parsed == PredictorKind::kGru;
+  const size_t num_weights = lstm or gru ? 5 : 3, num_state = lstm ? 3 : gru ? 2 : 1;
   check(weights.size() == num_weights, call.op, ": ", w, " must hold ", num_weights, " tensors for kind '",
         kind, "', got ", weights.size(), ".");
   check(state.size() == num_state, call.op, ": ", s, " must hold ", num_state, " tensors for kind '", kind,
@@ -115,9 +122,7 @@ inline PredictorSizes check_predictor(const CallContext& call, const std::string
   call.floating(o.c_str(), output);
   const ScalarType dtype = output.scalar_type();
   const int64_t batch = output.size(0), joint_width = output.size(1);
-  PredictorSizes sizes{.kind = lstm                       ? PredictorKind::kLstm
-                               : kind == "stateless_relu" ? PredictorKind::kStatelessRelu
-                                                          : PredictorKind::kStateless,
+  PredictorSizes sizes{.kind = parsed,
                        .batch = batch,
                        .vocab = 0,
                        .width = 0,
@@ -126,19 +131,24 @@ inline PredictorSizes check_predictor(const CallContext& call, const std::string
                        .context = 0,
                        .dtype = dtype};
   call.tensor(o.c_str(), output, dtype, {batch, joint_width});
-  if (lstm) {
+  if (lstm or gru) {
     call.dims(weight(0).c_str(), weights[0], 2, "[V, H]");
-    call.dims(weight(1).c_str(), weights[1], 3, "[L, 4H, 2H]");
+    call.dims(weight(1).c_str(), weights[1], lstm ? 3 : 4, lstm ? "[L, 4H, 2H]" : "[L, 2, 3H, H]");
+    const int64_t width = sizes.width = weights[0].size(1);
+    const int64_t layers = sizes.layers = weights[1].size(0);
     sizes.vocab = weights[0].size(0);
-    sizes.width = weights[0].size(1);
-    sizes.layers = weights[1].size(0);
-    check(sizes.layers >= 1, call.op, ": ", weight(1), " must have at least one layer.");
-    call.tensor(weight(0).c_str(), weights[0], dtype, {sizes.vocab, sizes.width});
-    call.tensor(weight(1).c_str(), weights[1], dtype, {sizes.layers, 4 * sizes.width, 2 * sizes.width});
-    call.tensor(weight(2).c_str(), weights[2], ScalarType::Float, {sizes.layers, 4 * sizes.width});
-    call.tensor(part(0).c_str(), state[0], dtype, {sizes.layers, batch, sizes.width});
-    call.tensor(part(1).c_str(), state[1], ScalarType::Float, {sizes.layers, batch, sizes.width});
-    call.tensor(part(2).c_str(), state[2], dtype, {sizes.layers, batch, sizes.width});
+    check(layers >= 1, call.op, ": ", weight(1), " must have at least one layer.");
+    call.tensor(weight(0).c_str(), weights[0], dtype, {sizes.vocab, width});
+    if (lstm) {
+      call.tensor(weight(1).c_str(), weights[1], dtype, {layers, 4 * width, 2 * width});
+      call.tensor(weight(2).c_str(), weights[2], ScalarType::Float, {layers, 4 * width});
+      call.tensor(part(1).c_str(), state[1], ScalarType::Float, {layers, batch, width});
+    } else {
+      call.tensor(weight(1).c_str(), weights[1], dtype, {layers, 2, 3 * width, width});
+      call.tensor(weight(2).c_str(), weights[2], ScalarType::Float, {layers, 2, 3 * width});
+    }
+    call.tensor(part(0).c_str(), state[0], dtype, {layers, batch, width});
+    call.tensor(part(num_state - 1).c_str(), state[num_state - 1], dtype, {layers, batch, width});
   } else {
     call.dims(weight(0).c_str(), weights[0], 3, "[C, V, H]");
     sizes.context = weights[0].size(0);

@@ -23,9 +23,11 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
 
   // One predictor step for every row whose label is not -1. kind "lstm": weights (embedding [V,H], weight
   // [L,4H,2H], bias float32 [L,4H], projection [J,H], projection_bias [J]), state (hidden [L,B,H], cell
-  // float32 [L,B,H], next_hidden [L,B,H] scratch). kind "stateless" or "stateless_relu": weights (tables
-  // [C,V,H], projection, projection_bias), state (context int32 [B,C-1], most recent label first). output
-  // [B,J] is the projected output.
+  // float32 [L,B,H], next_hidden [L,B,H] scratch). kind "gru": weights (embedding, weight [L,2,3H,H] for the
+  // input and for the hidden state, bias float32 [L,2,3H], projection, projection_bias), state (hidden,
+  // next_hidden scratch). kind "stateless" or "stateless_relu": weights (tables [C,V,H], projection,
+  // projection_bias), state (context int32 [B,C-1], most recent label first). output [B,J] is the projected
+  // output.
   m.def(
       "predictor_step_(str kind, Tensor[] weights, Tensor labels, Tensor(a!)[] state, Tensor(b!) output) -> "
       "()");
@@ -51,7 +53,7 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
       "Tensor(a!)[] predictor_state, Tensor(b!) predictor_output, Tensor(c!) times, Tensor(d!) symbols, "
       "Tensor(e!) tokens, Tensor(f!) frames, Tensor(g!) token_durations, Tensor(h!) log_probs, Tensor(i!) "
       "counts, "
-      "Tensor(j!) active, Tensor(k!)[] workspace, int condition=0) -> ()");
+      "Tensor(j!) active, Tensor(k!)[] workspace, int condition=0, int rows=-1) -> ()");
 
   // Before the loop: puts B utterances into the first of the loop's R rows; the other rows get no frames.
   // lengths [B] (int32 or int64) are limited to 0 .. frames. time_jumps and every tensor of given have B

@@ -120,24 +120,30 @@ def predictor_step_(
     """One predictor step, in place, for every row that has a label.
 
     Args:
-        kind: "lstm", "stateless" or "stateless_relu".
+        kind: "lstm", "gru", "stateless" or "stateless_relu".
         weights: for "lstm" [embedding [V, H] dtype, weight [L, 4H, 2H] dtype (input weights, then hidden
             weights along the last dimension; gates in the order input, forget, cell, output), bias [L, 4H]
             float32 (both biases of torch.nn.LSTM added), projection [J, H] dtype, projection_bias [J] dtype].
+            For "gru" [embedding, weight [L, 2, 3H, H] dtype (for the input, then for the hidden state; gates
+            in the order reset, update, new), bias [L, 2, 3H] float32 (both biases of torch.nn.GRU apart),
+            projection, projection_bias].
             Else [tables [C, V, H] dtype (table k belongs to the k-th most recent label), projection,
             projection_bias].
         labels: [B] int32, -1 for rows that are to stay as they are.
         state: for "lstm" [hidden [L, B, H] dtype, cell [L, B, H] float32, next_hidden [L, B, H] dtype
-            (scratch)]. Else [context [B, C - 1] int32, the most recent label first]. Modified in place.
+            (scratch)]. For "gru" [hidden, next_hidden]. Else [context [B, C - 1] int32, the most recent label
+            first]. Modified in place.
         output: [B, J] dtype, the projected output of the predictor. Modified in place.
 
-    A hidden state is rounded to dtype, a cell state stays in float32. The stateless predictor adds its C
-    table entries in float32, rounds the sum to dtype and, for "stateless_relu", takes its positive part.
+    Gates are float32. A hidden state is rounded to dtype, a cell state stays in float32. The stateless
+    predictor adds its C table entries in float32, rounds the sum to dtype and, for "stateless_relu", takes
+    its positive part.
 
     Raises:
         ArgumentError: a wrong shape, dtype, device, layout or value.
 
-    The LSTM is that of torch.nn.LSTM, as in NeMo's RNNTDecoder; the stateless predictor is that of
+    The LSTM is that of torch.nn.LSTM, as in NeMo's RNNTDecoder; the GRU that of torch.nn.GRU, whose reset
+    gate multiplies the hidden state's product and bias; the stateless predictor is that of
     M. Ghodsi et al., "RNN-Transducer with Stateless Prediction Network", 2020, as in NeMo.
     """
     op = torch.ops.rnnt_fastdecode.predictor_step_.default
@@ -197,6 +203,7 @@ def greedy_rounds_(
     active: Tensor,
     workspace: Sequence[Tensor] = (),
     condition: int = 0,
+    rows: int = -1,
 ) -> None:
     """Rounds of the greedy loop, in place: each row advances on its own, at most by one label in a round.
 
@@ -226,9 +233,15 @@ def greedy_rounds_(
         active: [1] int32, set to the number of rows that are neither finished nor stalled.
         workspace: scratch memory of the CUDA kernel; () on the CPU.
         condition: handle of the conditional graph node that goes on while rows are active; 0 for none.
+        rows: with rounds = -1 on CUDA, how many of the first rows to decode; -1 is all, and all that the
+            other kernels know.
 
     Raises:
         ArgumentError: a wrong shape, dtype, device, layout or value.
+
+    On CUDA, rounds = -1 is one resident kernel, for networks that it fits: see `greedy_resident_bytes`. Its
+    workspace is gate_table float32 [V,H,4], what each label adds to the gates i, f, g, o of the first LSTM
+    layer with the biases (stateless: [0,H,4]), and that many bytes of uint8.
 
     The rules are those of NeMo's label-looping decoders; `rnnt_fastdecode.reference.decode` states them as a
     loop.
@@ -260,7 +273,34 @@ def greedy_rounds_(
         active,
         list(workspace),
         condition,
+        rows,
     )
+
+
+def greedy_resident_bytes(
+    weight: Tensor,
+    predictor_kind: str,
+    predictor_weights: Sequence[Tensor],
+    batch: int,
+    num_durations: int,
+    window: int,
+) -> int:
+    """Bytes of scratch memory that the resident kernel of `greedy_rounds_` needs; 0 where it cannot run.
+
+    It runs on CUDA where the weights fit the shared memory of all multiprocessors: LSTM predictors of at most
+    2 layers and stateless predictors of at most 4 labels, H and J multiples of 8 up to 768, a window of at
+    most 6 tiles of 8 (row, frame) pairs.
+
+    Args:
+        weight: [V + N, J], as for `greedy_rounds_`, like predictor_kind, predictor_weights and window.
+        batch: rows of a launch; more than 32 are decoded 32 at a time.
+        num_durations: N.
+
+    Raises:
+        ArgumentError: an unknown kind, or a wrong number of weights.
+    """
+    op = torch.ops.rnnt_fastdecode.greedy_resident_bytes.default
+    return _call(op, weight, predictor_kind, list(predictor_weights), batch, num_durations, window)
 
 
 def load_rows_(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from rnnt_fastdecode.reference.ops import ACTIVATIONS
 from rnnt_fastdecode.transducer.loop import loop_workspace
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+RECURRENT = ("lstm", "gru")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -26,8 +28,12 @@ def integers(low: int, high: int, shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randint(low, high, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.int32)
 
 
-def lstm_weights(vocab: int, hidden: int, layers: int, joint_width: int, seed: int) -> list[Tensor]:
-    shapes = [(vocab, hidden), (layers, 4 * hidden, 2 * hidden), (layers, 4 * hidden), (joint_width, hidden)]
+def recurrent_weights(
+    kind: str, vocab: int, hidden: int, layers: int, joint_width: int, seed: int
+) -> list[Tensor]:
+    gates = (layers, 4 * hidden) if kind == "lstm" else (layers, 2, 3 * hidden)
+    inputs = 2 * hidden if kind == "lstm" else hidden
+    shapes = [(vocab, hidden), (*gates, inputs), gates, (joint_width, hidden)]
     scales = [1.0, hidden**-0.5, 0.5, 2 * hidden**-0.5]
     weights = [
         normal(*shape, seed=seed + i, scale=scale)
@@ -54,10 +60,11 @@ def random_transducer(
     activation: str = "relu",
     blank_id: int | None = None,
     blank_bias: float = 3.0,
+    scale: float = 1.0,
     seed: int = 0,
 ) -> Transducer:
     """A network without any plan, except that blank is likely. Its encoder output is [B,T,J]."""
-    make = lstm_weights if kind == "lstm" else stateless_weights
+    make = partial(recurrent_weights, kind) if kind in RECURRENT else stateless_weights
     blank_id = vocab - 1 if blank_id is None else blank_id
     bias = normal(vocab + len(durations), seed=seed + 50, scale=0.1)
     bias[blank_id] += blank_bias
@@ -66,7 +73,7 @@ def random_transducer(
         encoder_bias=torch.zeros(joint_width),
         predictor_kind=kind,
         predictor_weights=make(vocab, hidden, depth, joint_width, seed + 60),
-        weight=normal(vocab + len(durations), joint_width, seed=seed + 51),
+        weight=normal(vocab + len(durations), joint_width, seed=seed + 51, scale=scale),
         bias=bias,
         activation=activation,
         blank_id=blank_id,
@@ -75,9 +82,9 @@ def random_transducer(
 
 
 def op_weights(weights: list[Tensor], kind: str, dtype: torch.dtype, device: str = "cpu") -> list[Tensor]:
-    """Predictor weights as the op takes them: the LSTM's bias stays in float32."""
+    """Predictor weights as the op takes them: the bias of the gates stays in float32."""
     converted = [w.to(device, dtype) for w in weights]
-    if kind == "lstm":
+    if kind in RECURRENT:
         converted[2] = weights[2].to(device, torch.float32)
     return converted
 
@@ -85,9 +92,10 @@ def op_weights(weights: list[Tensor], kind: str, dtype: torch.dtype, device: str
 def zero_state(
     weights: list[Tensor], kind: str, batch: int, blank_id: int, dtype: torch.dtype, device: str = "cpu"
 ) -> list[Tensor]:
-    if kind == "lstm":
+    if kind in RECURRENT:
         shape = (weights[1].shape[0], batch, weights[0].shape[1])
-        return [torch.zeros(shape, dtype=d, device=device) for d in (dtype, torch.float32, dtype)]
+        dtypes = (dtype, torch.float32, dtype) if kind == "lstm" else (dtype, dtype)
+        return [torch.zeros(shape, dtype=d, device=device) for d in dtypes]
     return [torch.full((batch, weights[0].shape[0] - 1), blank_id, dtype=torch.int32, device=device)]
 
 
@@ -120,13 +128,15 @@ def joint_case(batch, frames, width, vocab, num_durations, dtype=torch.float32, 
     return [*(t.to(device, dtype) for t in floating), times.to(device), lengths.to(device)]
 
 
-def lstm_case(batch, vocab, hidden, layers, joint_width, dtype, seed=0, device="cpu"):
-    weights = op_weights(lstm_weights(vocab, hidden, layers, joint_width, seed), "lstm", dtype, device)
-    state = [
-        normal(layers, batch, hidden, seed=seed + 20).to(device, dtype),
-        normal(layers, batch, hidden, seed=seed + 21).to(device),
-        torch.full((layers, batch, hidden), float("nan"), dtype=dtype, device=device),
-    ]
+def recurrent_case(kind, batch, vocab, hidden, layers, joint_width, dtype, seed=0, device="cpu"):
+    """weights, state, labels (some -1) and output of predictor_step_; what is not read is NaN."""
+    weights = recurrent_weights(kind, vocab, hidden, layers, joint_width, seed)
+    weights = op_weights(weights, kind, dtype, device)
+    shape = (layers, batch, hidden)
+    state = [normal(*shape, seed=seed + 20).to(device, dtype)]
+    if kind == "lstm":
+        state.append(normal(*shape, seed=seed + 21).to(device))
+    state.append(torch.full(shape, float("nan"), dtype=dtype, device=device))
     labels = integers(-1, vocab, (batch,), seed + 22).to(device)
     return weights, state, labels, torch.full((batch, joint_width), float("nan"), dtype=dtype, device=device)
 

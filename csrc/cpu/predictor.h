@@ -22,11 +22,12 @@ class Predictor {
 
  private:
   void lstm(const PredictorLabel* labels, int64_t count, float* result) const;
+  void gru(const PredictorLabel* labels, int64_t count, float* result) const;
   void stateless(const PredictorLabel* labels, int64_t count, float* result) const;
 
   PredictorSizes sizes_;
-  const void* embedding_;  // of an LSTM: [V, H]; of a stateless predictor: tables [C, V, H]
-  std::vector<WeightMatrix> layers_;
+  const void* embedding_;  // of an LSTM or a GRU: [V, H]; of a stateless predictor: tables [C, V, H]
+  std::vector<WeightMatrix> layers_;  // one for each layer of an LSTM, (input, hidden) for each of a GRU
   std::vector<float> projection_bias_;
   WeightMatrix projection_;
   void* hidden_ = nullptr;

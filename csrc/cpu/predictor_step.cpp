@@ -19,13 +19,15 @@ Predictor::Predictor(const PredictorSizes& sizes, const std::vector<Tensor>& wei
                      const std::vector<Tensor>& state, const Tensor& output)
     : sizes_(sizes), embedding_(weights[0].const_data_ptr()), output_(output.mutable_data_ptr()) {
   const int64_t width = sizes.width;
-  for (int64_t layer = 0; layer < sizes.layers; ++layer) {
+  const bool lstm = sizes.kind == PredictorKind::kLstm;
+  const int64_t rows = (lstm ? 4 : 3) * width, columns = (lstm ? 2 : 1) * width;
+  for (int64_t i = 0; i < (lstm ? 1 : 2) * sizes.layers; ++i) {
     layers_.push_back({.data = weights[1].const_data_ptr(),
-                       .offset = layer * 8 * width * width,
-                       .rows = 4 * width,
-                       .columns = 2 * width,
+                       .offset = i * rows * columns,
+                       .rows = rows,
+                       .columns = columns,
                        .dtype = sizes.dtype,
-                       .bias = weights[2].const_data_ptr<float>() + layer * 4 * width});
+                       .bias = weights[2].const_data_ptr<float>() + i * rows});
   }
   const Tensor& projection = weights[weights.size() - 2];
   projection_bias_.resize(static_cast<size_t>(sizes.joint_width));
@@ -36,9 +38,9 @@ Predictor::Predictor(const PredictorSizes& sizes, const std::vector<Tensor>& wei
                  .columns = width,
                  .dtype = sizes.dtype,
                  .bias = projection_bias_.data()};
-  if (sizes.kind == PredictorKind::kLstm) {
+  if (sizes.layers > 0) {
     hidden_ = state[0].mutable_data_ptr();
-    cell_ = state[1].mutable_data_ptr<float>();
+    if (lstm) cell_ = state[1].mutable_data_ptr<float>();
   } else {
     context_ = state[0].mutable_data_ptr<int32_t>();
   }
@@ -49,6 +51,8 @@ void Predictor::step(const PredictorLabel* labels, int64_t count) const {
   std::vector<float> result(static_cast<size_t>(count * sizes_.width));
   if (sizes_.kind == PredictorKind::kLstm) {
     lstm(labels, count, result.data());
+  } else if (sizes_.kind == PredictorKind::kGru) {
+    gru(labels, count, result.data());
   } else {
     stateless(labels, count, result.data());
   }
@@ -90,6 +94,37 @@ void Predictor::lstm(const PredictorLabel* labels, int64_t count, float* result)
   }
 }
 
+// r, z = sigmoid(W x + b + U h + c); n = tanh(W x + b + r (U h + c)); h = (1 - z) n + z h
+void Predictor::gru(const PredictorLabel* labels, int64_t count, float* result) const {
+  const int64_t width = sizes_.width;
+  std::vector<float> previous(static_cast<size_t>(count * width));
+  std::vector<float> from_input(static_cast<size_t>(count * 3 * width)), from_hidden(from_input.size());
+  for (int64_t i = 0; i < count; ++i) {
+    load_row(sizes_.dtype, embedding_, labels[i].label * width, width, result + i * width);
+  }
+  for (int64_t layer = 0; layer < sizes_.layers; ++layer) {
+    const auto state = [&](int64_t i) { return (layer * sizes_.batch + labels[i].row) * width; };
+    for (int64_t i = 0; i < count; ++i) {
+      load_row(sizes_.dtype, hidden_, state(i), width, previous.data() + i * width);
+    }
+    multiply(result, count, layers_[static_cast<size_t>(2 * layer)], from_input.data());
+    multiply(previous.data(), count, layers_[static_cast<size_t>(2 * layer + 1)], from_hidden.data());
+    for (int64_t i = 0; i < count; ++i) {
+      const float* in = from_input.data() + i * 3 * width;
+      const float* own = from_hidden.data() + i * 3 * width;
+      float* hidden = result + i * width;
+      for (int64_t k = 0; k < width; ++k) {
+        const float reset = sigmoid(in[k] + own[k]);
+        const float update = sigmoid(in[width + k] + own[width + k]);
+        const float fresh = std::tanh(in[2 * width + k] + reset * own[2 * width + k]);
+        hidden[k] = fresh + update * (previous[static_cast<size_t>(i * width + k)] - fresh);
+      }
+      round_row(sizes_.dtype, hidden, width);
+      store_row(sizes_.dtype, hidden, width, hidden_, state(i));
+    }
+  }
+}
+
 void Predictor::stateless(const PredictorLabel* labels, int64_t count, float* result) const {
   const int64_t width = sizes_.width, history = sizes_.context - 1;
   std::vector<float> entry(static_cast<size_t>(width));
@@ -113,7 +148,7 @@ void Predictor::stateless(const PredictorLabel* labels, int64_t count, float* re
 }
 
 void check_context(const char* op, const PredictorSizes& sizes, const std::vector<Tensor>& state) {
-  if (sizes.kind == PredictorKind::kLstm) return;
+  if (sizes.context == 0) return;
   const auto* labels = state[0].const_data_ptr<int32_t>();
   for (int64_t i = 0; i < state[0].numel(); ++i) {
     check(labels[i] >= 0 and labels[i] < sizes.vocab, op, ": the context must hold labels between 0 and ",

@@ -6,6 +6,7 @@
 
 #include "../arguments.h"
 #include "greedy_rounds.cuh"
+#include "gru_step.cuh"
 #include "joint_argmax.cuh"
 #include "kv_cache_update.cuh"
 #include "launch.h"
@@ -70,13 +71,16 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor
       joint_problem(sizes, encoder, predictor, weight, bias, times, lengths, window);
   if (problem.rows() > 0) {
     const Launch launch(encoder);
-    const int splits = cuda::joint_column_splits(problem, multiprocessors(encoder.get_device_index()));
+    int splits = 0;
+    dispatch(sizes.dtype, [&]<typename T>(T) {
+      splits = cuda::joint_column_splits<T>(problem, multiprocessors(encoder.get_device_index()));
+    });
     const Tensor scratch =
         torch::stable::new_empty(times, {static_cast<int64_t>(problem.rows()) * splits * kPartialWords});
     auto* partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(scratch));
     dispatch(sizes.dtype, [&]<typename T>(T) {
       check_cuda("joint_argmax",
-                 cuda::launch_joint_partials<T>(problem, partials, splits, nullptr, launch.stream));
+                 cuda::launch_joint_partials<T>(problem, partials, splits, {}, launch.stream));
     });
     check_cuda("joint_argmax",
                cuda::launch_joint_finish(problem, partials, splits, mutable_ints(tokens),
@@ -106,6 +110,23 @@ cudaError_t launch_predictor(const PredictorSizes& sizes, const std::vector<Tens
                                       .hidden_width = static_cast<int>(sizes.width),
                                       .output_width = static_cast<int>(sizes.joint_width)},
                                      stream);
+  }
+  if (sizes.kind == PredictorKind::kGru) {
+    return cuda::launch_gru_step<T>({.labels = labels,
+                                     .embedding = weights[0].const_data_ptr(),
+                                     .weight = weights[1].const_data_ptr(),
+                                     .bias = static_cast<const float*>(weights[2].const_data_ptr()),
+                                     .projection = weights[3].const_data_ptr(),
+                                     .projection_bias = weights[4].const_data_ptr(),
+                                     .hidden = state[0].mutable_data_ptr(),
+                                     .next_hidden = state[1].mutable_data_ptr(),
+                                     .output = output.mutable_data_ptr(),
+                                     .batch = static_cast<int>(sizes.batch),
+                                     .layers = static_cast<int>(sizes.layers),
+                                     .vocab_size = static_cast<int>(sizes.vocab),
+                                     .hidden_width = static_cast<int>(sizes.width),
+                                     .output_width = static_cast<int>(sizes.joint_width)},
+                                    stream);
   }
   return cuda::launch_stateless_step<T>({.labels = labels,
                                          .tables = weights[0].const_data_ptr(),
@@ -206,25 +227,28 @@ int64_t greedy_resident_bytes(Tensor weight, std::string predictor_kind,
   cuda::ResidentPlan plan;
   const cuda::ResidentShape shape = resident_shape(predictor, weight.size(0) - num_durations, num_durations,
                                                    batch, window, weight.scalar_type());
-  return plan_resident(shape, weight.get_device_index(), &plan) ? plan.scratch_bytes : 0;
+  const bool fits =
+      predictor.kind != PredictorKind::kGru && plan_resident(shape, weight.get_device_index(), &plan);
+  return fits ? plan.scratch_bytes : 0;
 }
 
 // The whole loop, as many rows at a time as one launch takes.
 void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda::GreedyProblem& greedy,
                   const std::vector<Tensor>& weights, const std::vector<Tensor>& state, const Tensor& output,
-                  const std::vector<Tensor>& workspace) {
+                  const std::vector<Tensor>& workspace, int rows) {
   const bool lstm = sizes.predictor.kind == PredictorKind::kLstm;
+  check(sizes.predictor.kind != PredictorKind::kGru, call.op,
+        ": rounds must be at least 1 on CUDA for predictor_kind 'gru', got -1.");
   check(workspace.size() == 2, call.op, ": workspace must hold 2 tensors (gate_table, scratch), got ",
         workspace.size(), ".");
-  const int64_t entries = lstm ? sizes.predictor.vocab : 0;
-  call.tensor("workspace[0]", workspace[0], ScalarType::Float, {entries, sizes.predictor.width, 4});
+  const int64_t table = lstm ? sizes.predictor.vocab : 0;
+  call.tensor("workspace[0]", workspace[0], ScalarType::Float, {table, sizes.predictor.width, 4});
   call.tensor("workspace[1]", workspace[1], ScalarType::Byte, {workspace[1].numel()});
   const Launch launch(output);
-  const int total = greedy.joint.batch;
-  check_cuda(call.op, cudaMemsetAsync(greedy.active, 0, sizeof(int), launch.stream));
+  check_cuda(call.op, cudaMemsetAsync(greedy.signal.active, 0, sizeof(int), launch.stream));
   const size_t element = output.element_size();
   const int most = cuda::resident_rows(sizes.joint.dtype != ScalarType::Float);
-  for (int first = 0; first < total; first += most) {
+  for (int first = 0; first < rows; first += most) {
     cuda::ResidentProblem problem{
         .greedy = greedy,
         .gate_table = static_cast<const float*>(workspace[0].const_data_ptr()),
@@ -237,7 +261,7 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
         .cell = nullptr,
         .context = nullptr,
         .output = nullptr,
-        .state_rows = total,
+        .state_rows = greedy.joint.batch,
         .layers = static_cast<int>(sizes.predictor.layers),
         .context_size = static_cast<int>(sizes.predictor.context),
         .width = static_cast<int>(sizes.predictor.width),
@@ -246,7 +270,7 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
         .scratch = static_cast<unsigned char*>(workspace[1].mutable_data_ptr())};
     cuda::GreedyProblem& part = problem.greedy;
     cuda::JointProblem& joint = part.joint;
-    joint.batch = std::min(most, total - first);
+    joint.batch = std::min(most, rows - first);
     const auto moved = [&](const void* base, int64_t elements) {
       return static_cast<unsigned char*>(const_cast<void*>(base)) + first * elements * element;
     };
@@ -256,11 +280,11 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
     part.times += first;
     part.symbols += first;
     part.counts += first;
-    const int64_t rows = static_cast<int64_t>(first) * part.capacity;
-    part.tokens += rows;
-    part.frames += rows;
-    part.token_durations += rows;
-    part.log_probs += rows;
+    const int64_t entries = static_cast<int64_t>(first) * part.capacity;
+    part.tokens += entries;
+    part.frames += entries;
+    part.token_durations += entries;
+    part.log_probs += entries;
     problem.output = moved(output.mutable_data_ptr(), sizes.predictor.joint_width);
     if (lstm) {
       problem.hidden = moved(state[0].mutable_data_ptr(), sizes.predictor.width);
@@ -286,7 +310,7 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
                    std::vector<Tensor> predictor_weights, std::vector<Tensor> predictor_state,
                    Tensor predictor_output, Tensor times, Tensor symbols, Tensor tokens, Tensor frames,
                    Tensor token_durations, Tensor log_probs, Tensor counts, Tensor active,
-                   std::vector<Tensor> workspace, int64_t condition) {
+                   std::vector<Tensor> workspace, int64_t condition, int64_t rows) {
   const GreedySizes sizes = check_greedy_rounds(
       encoder, lengths, weight, bias, activation, blank_id, durations, max_symbols, window, rounds,
       predictor_kind, predictor_weights, predictor_state, predictor_output, times, symbols, tokens, frames,
@@ -308,26 +332,31 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       .token_durations = mutable_ints(token_durations),
       .log_probs = mutable_floats(log_probs),
       .counts = mutable_ints(counts),
-      .active = mutable_ints(active),
       .labels = nullptr,
       .partials = nullptr,
-      .splits = 0};
+      .splits = 0,
+      .signal = {mutable_ints(active), static_cast<unsigned long long>(condition)}};
   std::copy(durations.begin(), durations.end(), problem.durations);
   if (rounds == -1) {
-    run_resident(call, sizes, problem, predictor_weights, predictor_state, predictor_output, workspace);
+    check(rows >= -1 && rows <= problem.joint.batch, call.op, ": rows must be between -1 and ",
+          problem.joint.batch, ", got ", rows, ".");
+    run_resident(call, sizes, problem, predictor_weights, predictor_state, predictor_output, workspace,
+                 rows == -1 ? problem.joint.batch : static_cast<int>(rows));
     return;
   }
+  check(rows == -1, call.op, ": rows must be -1 where rounds is not, got ", rows, ".");
   const int room = check_workspace(call, workspace, problem.joint);
   problem.labels = mutable_ints(workspace[0]);
   problem.partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(workspace[1]));
 
   const Launch launch(encoder);
   if (problem.joint.batch == 0) {
-    check_cuda(call.op, cudaMemsetAsync(problem.active, 0, sizeof(int), launch.stream));
+    check_cuda(call.op, cuda::launch_clear_signal(problem.signal, launch.stream));
   } else {
-    const int wanted = cuda::joint_column_splits(problem.joint, multiprocessors(encoder.get_device_index()));
-    problem.splits = std::min(wanted, room);
     dispatch(sizes.joint.dtype, [&]<typename T>(T) {
+      const int wanted =
+          cuda::joint_column_splits<T>(problem.joint, multiprocessors(encoder.get_device_index()));
+      problem.splits = std::min(wanted, room);
       const auto step = [&](cudaStream_t stream) {
         return launch_predictor<T>(sizes.predictor, predictor_weights, problem.labels, predictor_state,
                                    predictor_output, stream);
@@ -335,10 +364,6 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       check_cuda(call.op,
                  cuda::launch_greedy_rounds<T>(problem, static_cast<int>(rounds), step, launch.stream));
     });
-  }
-  if (condition != 0) {
-    check_cuda(call.op, cuda::launch_set_condition(problem.active, static_cast<unsigned long long>(condition),
-                                                   launch.stream));
   }
 }
 

@@ -6,10 +6,7 @@
 // products: one 16-byte load from a row-major matrix is a fragment.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include <cstdint>
+#include "ptx.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
@@ -18,24 +15,8 @@ constexpr int kLaneElements = 8;  // of which a lane holds these
 
 template <typename T>
 __device__ inline void multiply_16(float (&sums)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
-                                   unsigned b0, unsigned b1);
-
-template <>
-__device__ inline void multiply_16<__nv_bfloat16>(float (&sums)[4], unsigned a0, unsigned a1, unsigned a2,
-                                                  unsigned a3, unsigned b0, unsigned b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-template <>
-__device__ inline void multiply_16<__half>(float (&sums)[4], unsigned a0, unsigned a1, unsigned a2,
-                                           unsigned a3, unsigned b0, unsigned b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+                                   unsigned b0, unsigned b1) {
+  ptx::mma<T>(sums, {a0, a1, a2, a3}, b0, b1);
 }
 
 // The weights of rows g and g + 8 of a chunk, in the order in which the products take them.

@@ -26,10 +26,10 @@ struct GreedyProblem {
   int* token_durations;  // [B, C]
   float* log_probs;      // [B, C]
   int* counts;           // [B]
-  int* active;           // [1]
   int* labels;           // [B] scratch: the label of this round, -1 = none
   JointPartial* partials;
   int splits;
+  LoopSignal signal;
 };
 
 struct RowState {
@@ -52,15 +52,15 @@ __device__ inline RowState after_label(RowState state, int duration, int max_sym
 // Walks every row to its first label and counts the rows that are not done.
 cudaError_t launch_advance(const GreedyProblem& problem, cudaStream_t stream);
 
-// Tells the conditional graph node behind `condition` to go on while *active is not 0.
-cudaError_t launch_set_condition(const int* active, unsigned long long condition, cudaStream_t stream);
+// For a batch without rows.
+cudaError_t launch_clear_signal(const LoopSignal& signal, cudaStream_t stream);
 
 // `step` launches the predictor for the rows with a label: labels, then stream.
 template <typename T, typename Step>
 cudaError_t launch_greedy_rounds(const GreedyProblem& problem, int rounds, Step step, cudaStream_t stream) {
   for (int round = 0; round < rounds; ++round) {
     cudaError_t error =
-        launch_joint_partials<T>(problem.joint, problem.partials, problem.splits, problem.active, stream);
+        launch_joint_partials<T>(problem.joint, problem.partials, problem.splits, problem.signal, stream);
     if (error == cudaSuccess) {
       error = launch_advance(problem, stream);
     }

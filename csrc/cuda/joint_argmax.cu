@@ -5,11 +5,13 @@
 // builds the activations once in shared memory (sum and activation each rounded to the element type, as
 // separate torch kernels would), its warps walk the slice kTileColumns at a time, each lane keeps the running
 // result of one row, and the block merges its lanes into one JointPartial for each row. Rows beyond the end
-// of their utterance cost nothing where a whole tile of them lies together.
+// of their utterance cost nothing where a whole tile of them lies together. Any widths and addresses; what
+// consists of whole, aligned 16-byte vectors goes to the faster kernels of joint_tiles.cu.
 
 #include <algorithm>
 
 #include "joint_argmax.cuh"
+#include "joint_tiles.cuh"
 #include "tile_dot.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -56,7 +58,7 @@ __device__ inline void include(JointPartial& best, float logit, int column, int 
 template <typename T, int Vector>
 __global__ void __launch_bounds__(kThreads)
     joint_partials_kernel(JointProblem p, JointPartial* partials, int splits, int columns_per_split,
-                          int* active) {
+                          LoopSignal signal) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ JointPartial warp_partials[kWarps][kTileRows];
   __shared__ Row tile_rows[kTileRows];
@@ -66,8 +68,8 @@ __global__ void __launch_bounds__(kThreads)
   const int first_row = blockIdx.x * kTileRows;
   const int stride = padded_stride<T>(p.width);
 
-  if (active != nullptr && blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
-    *active = 0;
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
+    signal.clear();
   }
 
   if (threadIdx.x < kTileRows) {
@@ -145,8 +147,8 @@ __global__ void joint_finish_kernel(JointProblem p, const JointPartial* partials
 }
 
 template <typename T, int Vector>
-cudaError_t launch_partials(const JointProblem& p, JointPartial* partials, int splits, int* active,
-                            cudaStream_t stream) {
+cudaError_t launch_partials(const JointProblem& p, JointPartial* partials, int splits,
+                            const LoopSignal& signal, cudaStream_t stream) {
   const auto kernel = joint_partials_kernel<T, Vector>;
   const int shared = kTileRows * padded_stride<T>(p.width) * static_cast<int>(sizeof(T));
   const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
@@ -156,13 +158,17 @@ cudaError_t launch_partials(const JointProblem& p, JointPartial* partials, int s
   const int columns_per_split =
       (p.columns() + splits * kTileColumns - 1) / (splits * kTileColumns) * kTileColumns;
   const dim3 grid((p.rows() + kTileRows - 1) / kTileRows, splits);
-  kernel<<<grid, kThreads, shared, stream>>>(p, partials, splits, columns_per_split, active);
+  kernel<<<grid, kThreads, shared, stream>>>(p, partials, splits, columns_per_split, signal);
   return cudaGetLastError();
 }
 
 }  // namespace
 
+template <typename T>
 int joint_column_splits(const JointProblem& problem, int multiprocessors) {
+  if (joint_tiles_supports<T>(problem)) {
+    return joint_tiles_column_splits<T>(problem);
+  }
   constexpr int kBlocksPerMultiprocessor = 2;
   // Every warp of a block gets a tile at least: more splits would be more partials to merge and no more
   // speed.
@@ -175,11 +181,14 @@ int joint_column_splits(const JointProblem& problem, int multiprocessors) {
 
 template <typename T>
 cudaError_t launch_joint_partials(const JointProblem& problem, JointPartial* partials, int splits,
-                                  int* active, cudaStream_t stream) {
-  if (is_vectorizable<T>(problem.weight, problem.width)) {
-    return launch_partials<T, kVector<T>>(problem, partials, splits, active, stream);
+                                  const LoopSignal& signal, cudaStream_t stream) {
+  if (joint_tiles_supports<T>(problem)) {
+    return launch_joint_tiles<T>(problem, partials, splits, signal, stream);
   }
-  return launch_partials<T, 1>(problem, partials, splits, active, stream);
+  if (is_vectorizable<T>(problem.weight, problem.width)) {
+    return launch_partials<T, kVector<T>>(problem, partials, splits, signal, stream);
+  }
+  return launch_partials<T, 1>(problem, partials, splits, signal, stream);
 }
 
 cudaError_t launch_joint_finish(const JointProblem& problem, const JointPartial* partials, int splits,
@@ -190,8 +199,10 @@ cudaError_t launch_joint_finish(const JointProblem& problem, const JointPartial*
   return cudaGetLastError();
 }
 
-#define INSTANTIATE(T) \
-  template cudaError_t launch_joint_partials<T>(const JointProblem&, JointPartial*, int, int*, cudaStream_t);
+#define INSTANTIATE(T)                                                                                      \
+  template int joint_column_splits<T>(const JointProblem&, int);                                            \
+  template cudaError_t launch_joint_partials<T>(const JointProblem&, JointPartial*, int, const LoopSignal&, \
+                                                cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(__nv_bfloat16)
 INSTANTIATE(__half)

@@ -39,13 +39,33 @@ struct JointProblem {
   __host__ __device__ int columns() const { return num_tokens + num_durations; }
 };
 
+// What tells the greedy loop to go on: the number of active rows, and the conditional node of a CUDA graph.
+struct LoopSignal {
+  int* active = nullptr;             // [1], or null outside of the loop
+  unsigned long long condition = 0;  // 0 = none
+
+  __device__ void set_condition(bool go_on) const {
+    if (condition != 0) {
+      cudaGraphSetConditional(condition, go_on ? 1 : 0);
+    }
+  }
+
+  __device__ void clear() const {
+    if (active != nullptr) {
+      *active = 0;
+      set_condition(false);
+    }
+  }
+};
+
 // Blocks along the columns; the partials are [rows, column_splits].
+template <typename T>
 int joint_column_splits(const JointProblem& problem, int multiprocessors);
 
-// `active`, if not null, is set to 0: the greedy loop counts its rows in it afterwards.
+// Clears the signal: the kernel after it counts the active rows.
 template <typename T>
 cudaError_t launch_joint_partials(const JointProblem& problem, JointPartial* partials, int splits,
-                                  int* active, cudaStream_t stream);
+                                  const LoopSignal& signal, cudaStream_t stream);
 
 cudaError_t launch_joint_finish(const JointProblem& problem, const JointPartial* partials, int splits,
                                 int* tokens, int* durations, float* log_probs, cudaStream_t stream);

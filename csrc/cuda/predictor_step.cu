@@ -8,33 +8,16 @@
 //
 // Stateless: the sum of the context's embeddings is built in shared memory by every block of the projection;
 // the context itself shifts in a kernel of its own, after all of them have read it.
+//
+// Any widths and addresses; what consists of whole, aligned 16-byte vectors goes to the faster kernels of
+// predictor_tiles.cu.
 
+#include "predictor_block.cuh"
 #include "predictor_step.cuh"
-#include "tile_dot.cuh"
+#include "predictor_tiles.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
-
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * kWarp;
-static_assert(kWarps == kTileRows, "each warp builds one row of the operand");
-
-// Labels of the kTileRows rows that a block owns, -1 for rows to leave alone. Returns whether there is any
-// work.
-__device__ inline bool load_labels(int* tile_labels, const int* labels, int first_row, int batch) {
-  int label = -1;
-  if (threadIdx.x < kTileRows) {
-    const int row = first_row + static_cast<int>(threadIdx.x);
-    label = row < batch ? labels[row] : -1;
-    tile_labels[threadIdx.x] = label;
-  }
-  return __syncthreads_or(label >= 0);
-}
-
-template <typename T>
-__device__ inline void copy_row(T* row, const T* source, int depth, int lane) {
-  fill_row(row, depth, lane, [](float value) { return value; }, source);
-}
 
 template <typename T, int Vector>
 __global__ void __launch_bounds__(kThreads) lstm_layer_kernel(LstmProblem p, int layer) {
@@ -93,62 +76,6 @@ __global__ void __launch_bounds__(kThreads) lstm_layer_kernel(LstmProblem p, int
   }
 }
 
-// Columns of the projection, kTileColumns for each warp, from the operand rows in shared memory.
-template <typename T, int Vector>
-__device__ inline void project(const T* operand, int stride, const int* tile_labels, const T* projection,
-                               const T* bias, T* output, int first_row, int width, int output_width,
-                               int lane) {
-  const int tile = (blockIdx.y * kWarps + threadIdx.x / kWarp) * kTileColumns;
-  if (tile >= output_width) {
-    return;
-  }
-  const T* columns[kTileColumns];
-#pragma unroll
-  for (int c = 0; c < kTileColumns; ++c) {
-    columns[c] = projection + static_cast<int64_t>(min(tile + c, output_width - 1)) * width;
-  }
-  const float sum = tile_dot<T, Vector>(operand, stride, columns, width, lane);
-  const int column = tile + lane % kTileColumns;
-  const int r = lane / kTileColumns;
-  if (column < output_width && tile_labels[r] >= 0) {
-    output[static_cast<int64_t>(first_row + r) * output_width + column] =
-        from_float<T>(sum + to_float(bias[column]));
-  }
-}
-
-template <typename T, int Vector>
-__global__ void __launch_bounds__(kThreads) lstm_projection_kernel(LstmProblem p) {
-  extern __shared__ __align__(16) unsigned char shared_bytes[];
-  __shared__ int tile_labels[kTileRows];
-  T* operand = reinterpret_cast<T*>(shared_bytes);
-  const int width = p.hidden_width;
-  const int stride = padded_stride<T>(width);
-  const int first_row = blockIdx.x * kTileRows;
-  const T* next_hidden = static_cast<const T*>(p.next_hidden);
-
-  if (!load_labels(tile_labels, p.labels, first_row, p.batch)) {
-    return;
-  }
-  const int lane = threadIdx.x % kWarp;
-  const int warp = threadIdx.x / kWarp;
-  T* own_operand = operand + warp * stride;
-  if (tile_labels[warp] >= 0) {
-    const int64_t row = static_cast<int64_t>(first_row + warp) * width;
-    const int64_t layer_stride = static_cast<int64_t>(p.batch) * width;
-    copy_row(own_operand, next_hidden + (p.layers - 1) * layer_stride + row, width, lane);
-    for (int layer = blockIdx.y; layer < p.layers; layer += gridDim.y) {
-      const int64_t state = layer * layer_stride + row;
-      copy_row(static_cast<T*>(p.hidden) + state, next_hidden + state, width, lane);
-    }
-  } else {
-    fill_row_with(own_operand, width, lane, 0.0f);
-  }
-  __syncthreads();
-  project<T, Vector>(operand, stride, tile_labels, static_cast<const T*>(p.projection),
-                     static_cast<const T*>(p.projection_bias), static_cast<T*>(p.output), first_row, width,
-                     p.output_width, lane);
-}
-
 template <typename T, int Vector>
 __global__ void __launch_bounds__(kThreads) stateless_projection_kernel(StatelessProblem p) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
@@ -196,20 +123,6 @@ __global__ void shift_context_kernel(StatelessProblem p) {
   context[0] = p.labels[row];
 }
 
-template <typename T, typename Kernel, typename... Args>
-cudaError_t launch_tiles(Kernel kernel, int batch, int units, int depth, cudaStream_t stream, Args... args) {
-  const int shared = kTileRows * padded_stride<T>(depth) * static_cast<int>(sizeof(T));
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  if (error != cudaSuccess) {
-    return error;
-  }
-  const dim3 grid((batch + kTileRows - 1) / kTileRows, (units + kWarps - 1) / kWarps);
-  kernel<<<grid, kThreads, shared, stream>>>(args...);
-  return cudaGetLastError();
-}
-
-int column_tiles(int columns) { return (columns + kTileColumns - 1) / kTileColumns; }
-
 template <typename T, int Vector>
 cudaError_t lstm_step(const LstmProblem& p, cudaStream_t stream) {
   for (int layer = 0; layer < p.layers; ++layer) {
@@ -219,25 +132,32 @@ cudaError_t lstm_step(const LstmProblem& p, cudaStream_t stream) {
       return error;
     }
   }
-  return launch_tiles<T>(lstm_projection_kernel<T, Vector>, p.batch, column_tiles(p.output_width),
-                         p.hidden_width, stream, p);
+  return launch_tiles<T>(recurrent_projection_kernel<T, Vector, LstmProblem>, p.batch,
+                         column_tiles(p.output_width), p.hidden_width, stream, p);
 }
 
 template <typename T, int Vector>
-cudaError_t stateless_step(const StatelessProblem& p, cudaStream_t stream) {
-  const cudaError_t error = launch_tiles<T>(stateless_projection_kernel<T, Vector>, p.batch,
-                                            column_tiles(p.output_width), p.hidden_width, stream, p);
-  if (error != cudaSuccess || p.context_size == 1) {
-    return error;
+cudaError_t stateless_projection(const StatelessProblem& p, cudaStream_t stream) {
+  return launch_tiles<T>(stateless_projection_kernel<T, Vector>, p.batch, column_tiles(p.output_width),
+                         p.hidden_width, stream, p);
+}
+
+template <typename T>
+cudaError_t project_context(const StatelessProblem& p, cudaStream_t stream) {
+  if (stateless_tiles_supports<T>(p)) {
+    return launch_stateless_tiles<T>(p, stream);
   }
-  shift_context_kernel<<<(p.batch + kThreads - 1) / kThreads, kThreads, 0, stream>>>(p);
-  return cudaGetLastError();
+  return is_vectorizable<T>(p.projection, p.hidden_width) ? stateless_projection<T, kVector<T>>(p, stream)
+                                                          : stateless_projection<T, 1>(p, stream);
 }
 
 }  // namespace
 
 template <typename T>
 cudaError_t launch_lstm_step(const LstmProblem& problem, cudaStream_t stream) {
+  if (lstm_tiles_supports<T>(problem)) {
+    return launch_lstm_tiles<T>(problem, stream);
+  }
   if (is_vectorizable<T>(problem.weight, problem.hidden_width) &&
       is_vectorizable<T>(problem.projection, problem.hidden_width)) {
     return lstm_step<T, kVector<T>>(problem, stream);
@@ -247,10 +167,12 @@ cudaError_t launch_lstm_step(const LstmProblem& problem, cudaStream_t stream) {
 
 template <typename T>
 cudaError_t launch_stateless_step(const StatelessProblem& problem, cudaStream_t stream) {
-  if (is_vectorizable<T>(problem.projection, problem.hidden_width)) {
-    return stateless_step<T, kVector<T>>(problem, stream);
+  const cudaError_t error = project_context<T>(problem, stream);
+  if (error != cudaSuccess || problem.context_size == 1) {
+    return error;
   }
-  return stateless_step<T, 1>(problem, stream);
+  shift_context_kernel<<<(problem.batch + kThreads - 1) / kThreads, kThreads, 0, stream>>>(problem);
+  return cudaGetLastError();
 }
 
 #define INSTANTIATE(T)                                                        \

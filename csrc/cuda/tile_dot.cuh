@@ -53,17 +53,17 @@ __device__ inline float reduce_to_lane(float (&sums)[kWarp], int lane) {
   return sums[0];
 }
 
-// rows: [kTileRows][stride] in shared memory; columns: kTileColumns pointers to `depth` weights each.
-// Vector = kVector<T> needs 16-byte aligned rows and columns and a depth that it divides; Vector = 1 takes
-// any.
-template <typename T, int Vector>
-__device__ inline float tile_dot(const T* rows, int stride, const T* const (&columns)[kTileColumns],
-                                 int depth, int lane) {
-  float sums[kWarp] = {};
+// rows: [kTileRows][stride] in shared memory; columns: pointers to `depth` weights each. Vector = kVector<T>
+// needs 16-byte aligned rows and columns and a depth that it divides; Vector = 1 takes any. The lane's share
+// of rows x columns is added to its sums, column c to those of the tile's column Places[c].
+template <typename T, int Vector, int... Places>
+__device__ inline void tile_accumulate(float (&sums)[kWarp], const T* rows, int stride,
+                                       const T* const (&columns)[sizeof...(Places)], int depth, int lane) {
+  constexpr int kColumns = sizeof...(Places);
   for (int k = lane * Vector; k < depth; k += kWarp * Vector) {
-    float weight[kTileColumns][Vector];
+    float weight[kColumns][Vector];
 #pragma unroll
-    for (int c = 0; c < kTileColumns; ++c) {
+    for (int c = 0; c < kColumns; ++c) {
       const auto pack = *reinterpret_cast<const Pack<T, Vector>*>(columns[c] + k);
 #pragma unroll
       for (int v = 0; v < Vector; ++v) {
@@ -76,13 +76,20 @@ __device__ inline float tile_dot(const T* rows, int stride, const T* const (&col
 #pragma unroll
       for (int v = 0; v < Vector; ++v) {
         const float activation = to_float(pack.value[v]);
-#pragma unroll
-        for (int c = 0; c < kTileColumns; ++c) {
-          sums[r * kTileColumns + c] = fmaf(activation, weight[c][v], sums[r * kTileColumns + c]);
-        }
+        int c = 0;
+        ((sums[r * kTileColumns + Places] =
+              fmaf(activation, weight[c++][v], sums[r * kTileColumns + Places])),
+         ...);
       }
     }
   }
+}
+
+template <typename T, int Vector>
+__device__ inline float tile_dot(const T* rows, int stride, const T* const (&columns)[kTileColumns],
+                                 int depth, int lane) {
+  float sums[kWarp] = {};
+  tile_accumulate<T, Vector, 0, 1, 2, 3>(sums, rows, stride, columns, depth, lane);
   return reduce_to_lane(sums, lane);
 }
 

@@ -12,7 +12,14 @@ from .. import ops
 from ..audio.mel import LogMel
 from ..encoder import FastConformer, FastConformerConfig
 from ..errors import ArgumentError, CheckpointError
-from ..transducer.modules import CtcHead, Joint, LstmPredictor, StatelessPredictor, TransducerHead
+from ..transducer.modules import (
+    CtcHead,
+    GruPredictor,
+    Joint,
+    LstmPredictor,
+    StatelessPredictor,
+    TransducerHead,
+)
 from .model import SpeechModel
 from .tokenizer import Tokenizer
 
@@ -21,6 +28,12 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True)
 class LstmSpec:
+    hidden: int
+    num_layers: int
+
+
+@dataclass(frozen=True)
+class GruSpec:
     hidden: int
     num_layers: int
 
@@ -39,7 +52,7 @@ class TransducerSpec:
     vocab_size: int
     blank_id: int
     joint_width: int
-    predictor: LstmSpec | StatelessSpec
+    predictor: LstmSpec | GruSpec | StatelessSpec
     activation: str = "relu"
     durations: tuple[int, ...] = ()
     max_symbols: int = 10
@@ -139,11 +152,10 @@ def build(
 def _head(spec: HeadSpec, encoder_width: int) -> TransducerHead | CtcHead:
     if isinstance(spec, CtcSpec):
         return CtcHead(encoder_width, spec.vocab_size, spec.blank_id)
-    predictor: LstmPredictor | StatelessPredictor
-    if isinstance(spec.predictor, LstmSpec):
-        predictor = LstmPredictor(
-            spec.vocab_size, spec.predictor.hidden, spec.predictor.num_layers, spec.joint_width
-        )
+    predictor: LstmPredictor | GruPredictor | StatelessPredictor
+    if isinstance(spec.predictor, (LstmSpec, GruSpec)):
+        kind = LstmPredictor if isinstance(spec.predictor, LstmSpec) else GruPredictor
+        predictor = kind(spec.vocab_size, spec.predictor.hidden, spec.predictor.num_layers, spec.joint_width)
     else:
         predictor = StatelessPredictor(
             spec.vocab_size,

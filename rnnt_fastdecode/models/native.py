@@ -9,7 +9,7 @@ from typing import Any
 from ..audio.mel import LogMel, MelConfig
 from ..encoder import FastConformerConfig
 from ..errors import ArgumentError, CheckpointError
-from .blueprint import Blueprint, CtcSpec, HeadSpec, LstmSpec, StatelessSpec, TransducerSpec
+from .blueprint import Blueprint, CtcSpec, GruSpec, HeadSpec, LstmSpec, StatelessSpec, TransducerSpec
 from .config_reader import Config, is_frame_counts
 from .tensors import read_safetensors
 from .tokenizer import CharacterTokenizer, SentencePieceTokenizer, Tokenizer
@@ -70,13 +70,14 @@ def _head(config: Config) -> HeadSpec:
     )
 
 
-def _predictor(config: Config) -> LstmSpec | StatelessSpec:
+def _predictor(config: Config) -> LstmSpec | GruSpec | StatelessSpec:
     kind = config.text("type")
-    if kind == "lstm":
-        return LstmSpec(config.integer("hidden"), config.integer("num_layers"))
+    if kind in ("lstm", "gru"):
+        spec = LstmSpec if kind == "lstm" else GruSpec
+        return spec(config.integer("hidden"), config.integer("num_layers"))
     if kind == "stateless":
         return StatelessSpec(config.integer("hidden"), config.integer("context"), config.get("activation"))
-    raise config.error("type", "lstm or stateless", kind)
+    raise config.error("type", "lstm, gru or stateless", kind)
 
 
 def _tokenizer(path: Path, config: Config) -> Tokenizer:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops import joint, lstm_step, stateless_step
+from .ops import gru_step, joint, lstm_step, stateless_step
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Transducer:
     """The weights of a predictor and a joint network.
 
     encoder_weight [J,D], encoder_bias [J]: projection of the encoder's output into the joint network.
-    predictor_kind: "lstm", "stateless" or "stateless_relu"; predictor_weights: see `reference.ops`.
+    predictor_kind: "lstm", "gru", "stateless" or "stateless_relu"; predictor_weights: see `reference.ops`.
     weight [V+N,J], bias [V+N]: the joint network's output layer, tokens first, then durations.
     durations: numbers of frames, empty for RNN-T.
     """
@@ -87,6 +87,8 @@ def predict(transducer: Transducer, label: int, state: Any) -> tuple[Tensor, Any
     """Feeds a label to the predictor: (projected output [J], new state)."""
     if transducer.predictor_kind == "lstm":
         return lstm_step(transducer.predictor_weights, label, state)
+    if transducer.predictor_kind == "gru":
+        return gru_step(transducer.predictor_weights, label, state)
     relu = transducer.predictor_kind == "stateless_relu"
     return stateless_step(transducer.predictor_weights, label, state, relu)
 
@@ -94,9 +96,10 @@ def predict(transducer: Transducer, label: int, state: Any) -> tuple[Tensor, Any
 def initial_state(transducer: Transducer) -> DecodeState:
     """Start of sequence: blank is fed to a predictor with a zero state, or a context full of blanks."""
     first = transducer.predictor_weights[0]
-    if transducer.predictor_kind == "lstm":
-        shape = (transducer.predictor_weights[1].shape[0], first.shape[1])
-        state: Any = (first.new_zeros(shape), first.new_zeros(shape))
+    state: Any
+    if transducer.predictor_kind in ("lstm", "gru"):
+        hidden = first.new_zeros(transducer.predictor_weights[1].shape[0], first.shape[1])
+        state = hidden if transducer.predictor_kind == "gru" else (hidden, torch.zeros_like(hidden))
     else:
         state = torch.full((first.shape[0] - 1,), transducer.blank_id)
     output, state = predict(transducer, transducer.blank_id, state)

@@ -73,6 +73,27 @@ def lstm_step(
     return projection @ x + projection_bias, (new_hidden, new_cell)
 
 
+def gru_step(weights: list[Tensor], label: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """One label through a GRU predictor: (output [J], hidden [L,H]).
+
+    weights = [embedding [V,H], weight [L,2,3H,H] for the input and for the hidden state, bias [L,2,3H]
+    likewise, projection [J,H], projection_bias [J]]; the gates stand in the order reset, update, new. The
+    reset gate multiplies the hidden state's share of the new value with its bias.
+    """
+    embedding, weight, bias, projection, projection_bias = weights
+    new_hidden = torch.empty_like(hidden)
+    x = embedding[label]
+    for layer in range(weight.shape[0]):
+        input_reset, input_update, input_new = (weight[layer, 0] @ x + bias[layer, 0]).chunk(3)
+        own_reset, own_update, own_new = (weight[layer, 1] @ hidden[layer] + bias[layer, 1]).chunk(3)
+        reset = torch.sigmoid(input_reset + own_reset)
+        update = torch.sigmoid(input_update + own_update)
+        new = torch.tanh(input_new + reset * own_new)
+        new_hidden[layer] = (1 - update) * new + update * hidden[layer]
+        x = new_hidden[layer]
+    return projection @ x + projection_bias, new_hidden
+
+
 def stateless_step(weights: list[Tensor], label: int, context: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
     """One label through a stateless predictor: (output [J], context [C-1], most recent label first).
 

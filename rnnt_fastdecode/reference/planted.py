@@ -18,9 +18,11 @@ from torch import Tensor
 
 from .decode import Transducer
 
-# The value that an LSTM layer with open input and output gates gives for a saturated cell input.
-_LAYER_OUTPUT = math.tanh(1.0)
+# The value that an LSTM layer with open input and output gates gives for a saturated cell input. A GRU layer
+# with a closed update gate gives 1.
+_LSTM_OUTPUT = math.tanh(1.0)
 _GATE = 6.0
+_GAIN = 5.0
 _WEIGHT_NOISE = 0.005
 
 
@@ -73,7 +75,7 @@ def plant(
     """A float32 network of these sizes: vocab_size is V, with blank, the last id unless blank_id is given.
 
     hidden and encoder_width must be at least joint_width and are equal to it by default; num_layers is for an
-    LSTM, context for a stateless predictor.
+    LSTM or a GRU, context for a stateless predictor.
     """
     hidden = hidden or joint_width
     encoder_width = encoder_width or joint_width
@@ -102,10 +104,17 @@ def plant(
     projection_bias = torch.zeros(joint_width)
     if predictor_kind == "lstm":
         weight = normal(num_layers, 4 * hidden, 2 * hidden, scale=_WEIGHT_NOISE)
-        weight[:, 2 * hidden : 3 * hidden, :hidden] += 5.0 * torch.eye(hidden)
+        weight[:, 2 * hidden : 3 * hidden, :hidden] += _GAIN * torch.eye(hidden)
         gate = torch.full((hidden,), _GATE)
         bias = torch.cat([gate, -gate, torch.zeros(hidden), gate]).repeat(num_layers, 1)
-        projection = (projection + normal(joint_width, hidden, scale=_WEIGHT_NOISE)) / _LAYER_OUTPUT
+        projection = (projection + normal(joint_width, hidden, scale=_WEIGHT_NOISE)) / _LSTM_OUTPUT
+        predictor_weights = [entries, weight, bias, projection, projection_bias]
+    elif predictor_kind == "gru":
+        weight = normal(num_layers, 2, 3 * hidden, hidden, scale=_WEIGHT_NOISE)
+        weight[:, 0, 2 * hidden :] += _GAIN * torch.eye(hidden)
+        bias = normal(num_layers, 2, 3 * hidden, scale=_WEIGHT_NOISE)
+        bias[:, 0, hidden : 2 * hidden] -= _GATE
+        projection = projection + normal(joint_width, hidden, scale=_WEIGHT_NOISE)
         predictor_weights = [entries, weight, bias, projection, projection_bias]
     else:
         tables = normal(context, vocab_size, hidden, scale=0.05)

@@ -1,7 +1,7 @@
 """Transducer decoding: modules, state, greedy decoder, results."""
 
 from .decoder import GreedyDecoder
-from .modules import CtcHead, Joint, LstmPredictor, StatelessPredictor, TransducerHead
+from .modules import CtcHead, GruPredictor, Joint, LstmPredictor, StatelessPredictor, TransducerHead
 from .results import DecodeResult, Hypothesis
 from .state import DecodeState
 
@@ -10,6 +10,7 @@ __all__ = [
     "DecodeResult",
     "DecodeState",
     "GreedyDecoder",
+    "GruPredictor",
     "Hypothesis",
     "Joint",
     "LstmPredictor",

@@ -13,7 +13,7 @@ from .weights import JointWeights, PredictorWeights
 # Words of one partial result of the joint, and how many results the CUDA kernel likes to have for each
 # multiprocessor.
 PARTIAL_WORDS = 5
-PARTIALS_PER_MULTIPROCESSOR = 16
+PARTIALS_PER_MULTIPROCESSOR = 192
 
 
 def loop_workspace(batch: int, window: int, device: torch.device) -> list[Tensor]:
@@ -30,8 +30,9 @@ class LoopBuffers:
     """Everything the greedy loop reads and writes, allocated once.
 
     Memory, with C = T * max_symbols: B * T * J elements of the weights' dtype for the encoder, 16 * B * C
-    bytes for the results, 2 * L * B * H elements and 4 * L * B * H bytes for an LSTM's state, B * J elements
-    for its output, and on a GPU 20 * (B * W + 16 * multiprocessors) bytes of scratch.
+    bytes for the results, 2 * L * B * H elements for the state of an LSTM or a GRU, 4 * L * B * H bytes for
+    an LSTM's cells, B * J elements for the predictor's output, and on a GPU 20 * (B * W + 192 *
+    multiprocessors) bytes of scratch.
     """
 
     def __init__(
@@ -99,6 +100,15 @@ class LoopBuffers:
 
     def run_rounds(self, rounds: int, condition: int = 0) -> None:
         """`ops.greedy_rounds_` on these buffers."""
+        self._greedy_rounds(self.rules.window, rounds, self.workspace, condition, -1)
+
+    def run_resident(self, rows: int, window: int, workspace: list[Tensor]) -> None:
+        """The first `rows` rows to their end with the resident kernel of `ops.greedy_rounds_`."""
+        self._greedy_rounds(window, -1, workspace, 0, rows)
+
+    def _greedy_rounds(
+        self, window: int, rounds: int, workspace: list[Tensor], condition: int, rows: int
+    ) -> None:
         joint, rules = self.joint, self.rules
         ops.greedy_rounds_(
             self.encoder,
@@ -109,7 +119,7 @@ class LoopBuffers:
             rules.blank_id,
             list(rules.durations),
             rules.max_symbols,
-            rules.window,
+            window,
             rounds,
             self.predictor.kind,
             self.predictor.weights,
@@ -123,8 +133,9 @@ class LoopBuffers:
             self.log_probs,
             self.counts,
             self.active,
-            self.workspace,
+            workspace,
             condition,
+            rows,
         )
 
     def labels(self, lengths: Tensor, state: DecodeState, room: int) -> Tensor:

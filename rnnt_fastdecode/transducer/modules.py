@@ -30,6 +30,24 @@ class LstmPredictor(nn.Module):
         return self.projection(self.lstm(self.embedding(labels))[0])
 
 
+class GruPredictor(nn.Module):
+    """Embedding, GRU layers of the same width, projection to the joint (arXiv 1406.1078).
+
+    Start of sequence is one step of the label `blank_id` from a zero state, as for `LstmPredictor`. The GRU
+    is torch's: the reset gate acts after the hidden state's matrix product.
+    """
+
+    def __init__(self, vocab_size: int, hidden: int, num_layers: int, joint_width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, hidden)
+        self.gru = nn.GRU(hidden, hidden, num_layers, batch_first=True)
+        self.projection = nn.Linear(hidden, joint_width)
+
+    def forward(self, labels: Tensor) -> Tensor:
+        """Teacher forcing: labels [B, U] int64, of which the first is blank -> [B, U, J]."""
+        return self.projection(self.gru(self.embedding(labels))[0])
+
+
 class StatelessPredictor(nn.Module):
     """One embedding table per context position, their sum, optional ReLU, projection to the joint.
 
@@ -88,7 +106,7 @@ class TransducerHead(nn.Module):
 
     def __init__(
         self,
-        predictor: LstmPredictor | StatelessPredictor,
+        predictor: LstmPredictor | GruPredictor | StatelessPredictor,
         joint: Joint,
         blank_id: int,
         durations: Sequence[int] = (),

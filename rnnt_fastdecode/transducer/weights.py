@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ArgumentError
-from .modules import Joint, LstmPredictor, StatelessPredictor
+from .modules import GruPredictor, Joint, LstmPredictor, StatelessPredictor
 
-Predictor = LstmPredictor | StatelessPredictor
+Predictor = LstmPredictor | GruPredictor | StatelessPredictor
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -22,22 +22,19 @@ class PredictorWeights:
     weights: list[Tensor]
 
     def zero_state(self, batch: int, blank_id: int) -> list[Tensor]:
-        """The state before any label: zeros for an LSTM, a context of blanks for a stateless predictor."""
+        """The state before any label: zeros, or a context of blanks for a stateless predictor."""
         first = self.weights[0]
-        if self.kind == "lstm":
+        if self.kind in ("lstm", "gru"):
             shape = (self.weights[1].shape[0], batch, first.shape[1])
-            return [
-                first.new_zeros(shape),
-                first.new_zeros(shape, dtype=torch.float32),
-                first.new_zeros(shape),
-            ]
+            cell = [first.new_zeros(shape, dtype=torch.float32)] if self.kind == "lstm" else []
+            return [first.new_zeros(shape), *cell, first.new_zeros(shape)]
         context = first.shape[0]
         return [torch.full((batch, context - 1), blank_id, dtype=torch.int32, device=first.device)]
 
     @property
     def batch_dims(self) -> tuple[int, ...]:
-        """The batch dimension of each state tensor that lasts; an LSTM's third is scratch."""
-        return (1, 1) if self.kind == "lstm" else (0,)
+        """The batch dimension of each state tensor that lasts; the last of an LSTM or a GRU is scratch."""
+        return {"lstm": (1, 1), "gru": (1,)}.get(self.kind, (0,))
 
 
 def pack_predictor(predictor: Predictor) -> PredictorWeights:
@@ -49,21 +46,25 @@ def pack_predictor(predictor: Predictor) -> PredictorWeights:
     if isinstance(predictor, StatelessPredictor):
         kind = "stateless_relu" if predictor.activation == "relu" else "stateless"
         return PredictorWeights(kind, _owned(predictor.tables, projection.weight, bias))
-    lstm = predictor.lstm
-    if lstm.proj_size or lstm.bidirectional or lstm.input_size != lstm.hidden_size or not lstm.bias:
+    kind = "gru" if isinstance(predictor, GruPredictor) else "lstm"
+    rnn: nn.RNNBase = getattr(predictor, kind)
+    if rnn.proj_size or rnn.bidirectional or rnn.input_size != rnn.hidden_size or not rnn.bias:
         raise ArgumentError(
-            "predictor.lstm must be unidirectional with biases, no projection, and as wide as its embedding"
+            f"predictor.{kind} must be unidirectional with biases, no projection, "
+            "and as wide as its embedding"
         )
-    layers = range(lstm.num_layers)
 
-    def parts(name: str) -> list[Tensor]:
-        return [getattr(lstm, f"{name}_l{layer}") for layer in layers]
+    def stacked(name: str) -> Tensor:
+        return torch.stack([getattr(rnn, f"{name}_l{layer}") for layer in range(rnn.num_layers)])
 
-    pairs = zip(parts("weight_ih"), parts("weight_hh"), strict=True)
-    weight = torch.stack([torch.cat(pair, dim=1) for pair in pairs])
-    gate_bias = torch.stack(parts("bias_ih")).float() + torch.stack(parts("bias_hh")).float()
+    matrices = stacked("weight_ih"), stacked("weight_hh")
+    biases = stacked("bias_ih").float(), stacked("bias_hh").float()
+    if kind == "gru":
+        weight, gate_bias = torch.stack(matrices, dim=1), torch.stack(biases, dim=1)
+    else:
+        weight, gate_bias = torch.cat(matrices, dim=2), biases[0] + biases[1]
     return PredictorWeights(
-        "lstm", _owned(predictor.embedding.weight, weight, gate_bias, projection.weight, bias)
+        kind, _owned(predictor.embedding.weight, weight, gate_bias, projection.weight, bias)
     )
 
 

@@ -39,6 +39,18 @@ def test_missing_and_surplus_weights_of_a_nemo_file(tmp_path):
     assert_refused(edited_nemo(tmp_path / "e.nemo", "nemo_ctc", weights=without(key)), "missing", key)
 
 
+def test_a_predictor_that_nemo_does_not_have(tmp_path):
+    """NeMo's RNNTDecoder is an LSTM whatever its configuration says."""
+
+    def rename(state):
+        return {name.replace("dec_rnn.lstm", "dec_rnn.gru"): value for name, value in state.items()}
+
+    path = edited_nemo(tmp_path / "a.nemo", weights=rename)
+    assert_refused(
+        path, "missing decoder.prediction.dec_rnn.lstm.", "unexpected decoder.prediction.dec_rnn.gru."
+    )
+
+
 def test_missing_and_surplus_weights_of_a_transformers_folder(tmp_path):
     key = "encoder_projector.weight"
     assert_refused(edited_folder(tmp_path / "a", "parakeet_rnnt", weights=without(key)), "missing", key)
@@ -228,7 +240,14 @@ def test_native_folders_name_what_is_wrong(tmp_path, tiny_model_folder):
         (lambda c: c.update(default_head="aed"), "default_head must be one of rnnt, tdt, ctc"),
         (lambda c: c["heads"]["tdt"].update(durations=[0, 1]), "joint.output.weight"),
         (lambda c: c["heads"]["ctc"].update(type="aed"), "heads.ctc.type must be transducer or ctc"),
-        (lambda c: c["heads"]["rnnt"]["predictor"].update(type="gru"), "heads.rnnt.predictor.type"),
+        (
+            lambda c: c["heads"]["rnnt"]["predictor"].update(type="rnn"),
+            "heads.rnnt.predictor.type must be lstm, gru or stateless, got 'rnn'",
+        ),
+        (
+            lambda c: c["heads"]["rnnt"]["predictor"].update(type="gru"),
+            "missing heads.rnnt.predictor.gru.weight_ih_l0",
+        ),
         (lambda c: c["heads"]["rnnt"].update(activation="gelu"), "activation"),
         (lambda c: c["tokenizer"].update(labels=["a"]), "the tokenizer has 1 tokens"),
         (lambda c: c["tokenizer"].update(type="sentencepiece", file="x.model"), "x.model"),

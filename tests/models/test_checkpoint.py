@@ -1,6 +1,8 @@
 """What `load` makes of checkpoints: types, devices, formats."""
 
 import io
+import json
+import shutil
 import subprocess
 import sys
 
@@ -16,8 +18,9 @@ from models.checkpoint_tools import (
     pack,
     unpack,
 )
+from safetensors.torch import load_file, save_file
 
-from rnnt_fastdecode import ArgumentError, load, ops
+from rnnt_fastdecode import ArgumentError, GruPredictor, load, ops
 
 
 def in_bfloat16(state):
@@ -45,6 +48,33 @@ def test_a_bfloat16_transformers_folder_stays_bfloat16(tmp_path, name):
 def test_dtype_overrides_the_checkpoint(dtype):
     model = load(FIXTURES / "parakeet_tdt", dtype=dtype, device="cpu")
     assert model.dtype == (getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    assert_works(model)
+
+
+def with_gru_predictors(source, folder):
+    """Copies a native checkpoint, with GRU predictors of two layers instead: returns their weights."""
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    state = load_file(folder / "model.safetensors")
+    new = {}
+    for name in ("rnnt", "tdt"):
+        head = config["heads"][name]
+        head["predictor"].update(type="gru", num_layers=2)
+        prefix = f"heads.{name}.predictor."
+        state = {key: value for key, value in state.items() if not key.startswith(prefix)}
+        predictor = GruPredictor(head["vocab_size"], head["predictor"]["hidden"], 2, head["joint_width"])
+        new |= {prefix + key: value.contiguous() for key, value in predictor.state_dict().items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({**state, **new}, folder / "model.safetensors")
+    return new
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_native_checkpoints_may_have_gru_predictors(tmp_path, tiny_model_folder, dtype):
+    weights = with_gru_predictors(tiny_model_folder, tmp_path / "gru")
+    model = load(tmp_path / "gru", dtype=dtype, device="cpu")
+    state = model.state_dict()
+    assert all(torch.equal(state[key], value.to(model.dtype)) for key, value in weights.items())
     assert_works(model)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from op_cases import Loop, cache_case, joint_case, lstm_case, normal, random_transducer
+from op_cases import Loop, cache_case, joint_case, normal, random_transducer, recurrent_case
 
 from rnnt_fastdecode import ops
 from rnnt_fastdecode.errors import ArgumentError
@@ -83,7 +83,7 @@ def replaced(items, index, change):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("kind", lambda k: "gru", "kind must be 'lstm', 'stateless' or 'stateless_relu', got 'gru'"),
+        ("kind", lambda k: "rnn", "kind must be 'lstm', 'gru', 'stateless' or 'stateless_relu', got 'rnn'"),
         ("weights", lambda w: w[:3], "weights must hold 5 tensors for kind 'lstm', got 3"),
         (
             "weights",
@@ -115,8 +115,54 @@ def replaced(items, index, change):
     ],
 )
 def test_predictor_step(name, change, message):
-    weights, state, labels, output = lstm_case(3, 5, 6, 2, 7, torch.float32)
-    arguments = {"kind": "lstm", "weights": weights, "labels": labels, "state": state, "output": output}
+    check_predictor_step("lstm", name, change, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("kind", lambda k: "lstm", "state must hold 3 tensors for kind 'lstm', got 2"),
+        ("weights", lambda w: w[:3], "weights must hold 5 tensors for kind 'gru', got 3"),
+        (
+            "weights",
+            lambda w: replaced(w, 1, lambda t: t.flatten(1, 2)),
+            r"weights\[1\] must have 4 dimensions \[L, 2, 3H, H\], got shape \[2, 36, 6\]",
+        ),
+        (
+            "weights",
+            lambda w: replaced(w, 1, lambda t: t[:, :, 6:]),
+            r"weights\[1\] must have shape \[2, 2, 18, 6\], got \[2, 2, 12, 6\]",
+        ),
+        ("weights", lambda w: replaced(w, 1, lambda t: t[:0]), r"weights\[1\] must have at least one layer"),
+        (
+            "weights",
+            lambda w: replaced(w, 1, torch.Tensor.half),
+            r"weights\[1\] must be float32, got float16",
+        ),
+        (
+            "weights",
+            lambda w: replaced(w, 2, lambda t: t.sum(1)),
+            r"weights\[2\] must have shape \[2, 2, 18\], got \[2, 18\]",
+        ),
+        (
+            "weights",
+            lambda w: replaced(w, 2, torch.Tensor.half),
+            r"weights\[2\] must be float32, got float16",
+        ),
+        ("weights", lambda w: replaced(w, 3, lambda t: t[:2]), r"weights\[3\] must have shape \[7, 6\]"),
+        ("state", lambda s: [*s, s[0]], "state must hold 2 tensors for kind 'gru', got 3"),
+        ("state", lambda s: replaced(s, 0, lambda t: t[:1]), r"state\[0\] must have shape \[2, 3, 6\]"),
+        ("state", lambda s: replaced(s, 1, torch.Tensor.half), r"state\[1\] must be float32, got float16"),
+        ("labels", lambda t: t * 0 + 5, "labels must be between -1 and 4, got 5 in row 0"),
+    ],
+)
+def test_predictor_step_of_a_gru(name, change, message):
+    check_predictor_step("gru", name, change, message)
+
+
+def check_predictor_step(kind, name, change, message):
+    weights, state, labels, output = recurrent_case(kind, 3, 5, 6, 2, 7, torch.float32)
+    arguments = {"kind": kind, "weights": weights, "labels": labels, "state": state, "output": output}
     arguments[name] = change(arguments[name])
     with raises(f"predictor_step_: {message}"):
         ops.predictor_step_(**arguments)
@@ -292,3 +338,14 @@ def test_tensors_of_one_call_must_share_a_device():
     arguments["weight"] = arguments["weight"].cuda()
     with raises("weight must be on cpu, got cuda:0"):
         ops.joint_argmax(**arguments)
+
+
+@pytest.mark.gpu
+def test_a_gru_does_not_fit_the_resident_kernel():
+    transducer = random_transducer("gru", vocab=33, joint_width=64, hidden=64)
+    encoder, options = normal(2, 4, 64, seed=0), {"dtype": torch.bfloat16, "device": "cuda"}
+    loop = Loop(transducer, encoder, torch.tensor([4, 2]), capacity=40, **options)
+    resident_bytes = torch.ops.rnnt_fastdecode.greedy_resident_bytes.default
+    assert resident_bytes(loop.network.weight, "gru", loop.weights, 2, 0, 4) == 0
+    with raises("rounds must be at least 1 on CUDA for predictor_kind 'gru', got -1"):
+        loop.rounds(-1)

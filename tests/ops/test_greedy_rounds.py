@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import DEVICES, POISON, Loop, integers, normal, random_transducer
+from op_cases import DEVICES, POISON, RECURRENT, Loop, integers, normal, random_transducer
 
 from rnnt_fastdecode.reference.decode import greedy_decode
 from rnnt_fastdecode.reference.planted import plant
@@ -43,7 +43,7 @@ def planted_loop(planted, batch=6, frames=25, seed=0, **options):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("durations", DURATIONS)
-@pytest.mark.parametrize("kind", ["lstm", "stateless", "stateless_relu"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "stateless", "stateless_relu"])
 def test_planted_networks(kind, durations, device):
     planted = plant(joint_width=48, durations=durations, predictor_kind=kind, seed=1)
     loop = planted_loop(planted, device=device).run()
@@ -53,13 +53,47 @@ def test_planted_networks(kind, durations, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
-@pytest.mark.parametrize("kind", ["lstm", "stateless"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "stateless"])
 @pytest.mark.parametrize("durations", [(), (0, 1, 2, 4)])
 def test_random_networks(kind, activation, durations, device):
     transducer = random_transducer(kind, activation=activation, durations=durations, depth=3, seed=3)
     encoder = normal(5, 12, 10, seed=4)
     lengths = torch.tensor([12, 0, 5, 1, 12])
     check(Loop(transducer, encoder, lengths, capacity=120, device=device).run())
+
+
+EXTREMES = [  # kind, depth, V, H, J, activation; a bias with which both blank and labels win
+    ("lstm", 1, 30, 2048, 2048, "relu", 2.5),
+    ("lstm", 4, 16384, 64, 96, "tanh", 2.0),
+    ("gru", 1, 30, 2048, 2048, "sigmoid", 1.9),
+    ("gru", 4, 16384, 64, 96, "relu", 3.8),
+    ("stateless", 1, 16384, 640, 64, "tanh", 2.5),
+    ("stateless_relu", 2, 1025, 2048, 2048, "relu", 4.5),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("durations", [(), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("sizes", EXTREMES)
+def test_the_ends_of_the_range_of_sizes(sizes, durations, device):
+    kind, depth, vocab, hidden, joint_width, activation, blank_bias = sizes
+    transducer = random_transducer(
+        kind,
+        vocab,
+        joint_width,
+        hidden,
+        depth,
+        durations,
+        activation,
+        blank_bias=blank_bias,
+        scale=joint_width**-0.5,
+    )
+    lengths = torch.tensor([7, 3, 0])
+    loop = Loop(
+        transducer, normal(3, 7, joint_width, seed=1), lengths, capacity=21, max_symbols=3, device=device
+    ).run()
+    check(loop)
+    assert loop.counts.sum() > 1
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -165,7 +199,7 @@ def test_active_counts_rows_with_frames_and_room(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("durations", DURATIONS)
-@pytest.mark.parametrize("kind", ["lstm", "stateless"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "stateless"])
 def test_chunks_equal_one_shot(kind, durations, device):
     planted = plant(joint_width=32, durations=durations, predictor_kind=kind, seed=9)
     encoder = planted.encoder(3, 24, rate=0.4, chains=0.1, seed=10)
@@ -190,7 +224,7 @@ def test_chunks_equal_one_shot(kind, durations, device):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    kind=st.sampled_from(["lstm", "stateless", "stateless_relu"]),
+    kind=st.sampled_from(["lstm", "gru", "stateless", "stateless_relu"]),
     vocab=st.integers(1, 12),
     widths=st.tuples(st.integers(1, 20), st.integers(1, 20)),
     depth=st.integers(1, 3),
@@ -239,9 +273,10 @@ def test_any_sizes(
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("durations", [(), (0, 1, 2, 3, 4)])
-def test_half_types_follow_the_float64_reference_up_to_near_ties(durations, dtype, device, capsys):
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_half_types_follow_the_float64_reference_up_to_near_ties(kind, durations, dtype, device, capsys):
     """With rounded weights; a row may leave the reference's path only at a margin that rounding explains."""
-    planted = plant(joint_width=64, durations=durations, seed=11)
+    planted = plant(joint_width=64, durations=durations, predictor_kind=kind, seed=11)
     loop = planted_loop(planted, batch=16, frames=40, seed=12, dtype=dtype, device=device).run()
     rounded = planted.transducer.to(dtype).to(torch.float64)
     near_ties = 0
@@ -276,6 +311,8 @@ FAMILIES = [
     ("lstm", ()),
     ("lstm", (0, 1, 2, 3, 4)),
     ("lstm", (0, 2, 4, 8)),
+    ("gru", ()),
+    ("gru", (0, 1, 2, 3, 4)),
     ("stateless", ()),
     ("stateless_relu", (0, 1, 2, 3, 4)),
 ]

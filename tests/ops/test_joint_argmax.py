@@ -16,6 +16,9 @@ SHAPES = [  # B, T, J, V, N, W
     (5, 4, 31, 25, 1, 6),
     (4, 40, 64, 130, 5, 16),
     (9, 3, 640, 49, 4, 1),
+    (2, 3, 2048, 30, 5, 2),
+    (3, 4, 64, 16384, 0, 4),
+    (1, 1, 2048, 16384, 5, 1),
 ]
 
 
@@ -61,6 +64,70 @@ def test_decisions_are_the_best_scores(shape, dtype, device):
     assert near_ties == 0
 
 
+LARGE_SHAPES = [  # B, T, J, V, N, W
+    (1, 9, 640, 1025, 0, 6),
+    (8, 20, 640, 1025, 5, 6),
+    (70, 6, 64, 1025, 5, 7),
+    (300, 4, 40, 270, 0, 3),
+    (2, 5, 2048, 300, 3, 4),
+    (3, 5, 640, 8193, 5, 6),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", LARGE_SHAPES)
+def test_decisions_are_the_best_scores_at_the_sizes_of_real_models(shape, dtype, device):
+    *sizes, window = shape
+    near_ties = check_against_scores(joint_case(*sizes, dtype, device=device), window, sizes[-1], "relu")
+    assert near_ties <= 2
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocab", [300, 1025])
+def test_equal_scores_of_a_large_vocabulary_give_the_first_index(vocab, dtype, device):
+    encoder, predictor, weight, bias, times, lengths = joint_case(9, 4, 64, vocab, 3, dtype, device=device)
+    weight[:], bias[:] = weight[0], bias[0]
+    lengths.fill_(4)
+    tokens, durations, log_probs = ops.joint_argmax(
+        encoder, predictor, weight, bias, times * 0, lengths, 4, 3, "relu"
+    )
+    assert tokens.eq(0).all() and durations.eq(0).all()
+    torch.testing.assert_close(log_probs, torch.full_like(log_probs, 1 / vocab).log())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_infinite_and_missing_scores_in_a_large_vocabulary(dtype, device):
+    encoder, predictor, weight, bias, times, lengths = joint_case(5, 3, 32, 700, 40, dtype, device=device)
+    arguments = (encoder, predictor, weight, bias, times * 0, lengths.fill_(3), 3, 40)
+    infinity = float("inf")
+    bias[:] = -infinity
+    tokens, durations, log_probs = ops.joint_argmax(*arguments)
+    assert tokens.eq(0).all() and durations.eq(0).all() and not log_probs.isfinite().any()
+    bias[[400, 733]] = 0
+    tokens, durations, log_probs = ops.joint_argmax(*arguments)
+    assert tokens.eq(400).all() and durations.eq(33).all() and log_probs.eq(0).all()
+    bias[[511, 699, 720]] = float("nan")
+    tokens, durations, log_probs = ops.joint_argmax(*arguments)
+    assert tokens.eq(511).all() and durations.eq(20).all() and log_probs.isnan().all()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tensors_may_begin_anywhere(dtype, device):
+    arguments = joint_case(3, 6, 64, 50, 2, dtype, device=device)
+    want = [t.cpu() for t in ops.joint_argmax(*arguments, 4, 2)]
+    for moved in range(4):
+        elsewhere = list(arguments)
+        tensor = arguments[moved]
+        elsewhere[moved] = torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+        got = [t.cpu() for t in ops.joint_argmax(*elsewhere, 4, 2)]
+        assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+        torch.testing.assert_close(got[2], want[2], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
 def test_activations_equal_the_reference(activation, device):
@@ -70,6 +137,15 @@ def test_activations_equal_the_reference(activation, device):
     for ours, theirs in zip(got[:2], want[:2], strict=True):
         assert torch.equal(ours.cpu(), theirs)
     torch.testing.assert_close(got[2].cpu(), want[2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("shape", [(3, 7, 17, 33, 5, 4), (4, 9, 640, 130, 0, 6)])
+def test_activations_in_every_dtype(shape, activation, dtype, device):
+    *sizes, window = shape
+    check_against_scores(joint_case(*sizes, dtype, device=device), window, sizes[-1], activation)
 
 
 @settings(max_examples=40, deadline=None)

@@ -2,7 +2,16 @@
 
 import pytest
 import torch
-from op_cases import DEVICES, Loop, cache_case, joint_case, lstm_case, normal, random_transducer
+from op_cases import (
+    DEVICES,
+    RECURRENT,
+    Loop,
+    cache_case,
+    joint_case,
+    normal,
+    random_transducer,
+    recurrent_case,
+)
 
 from rnnt_fastdecode import ops
 
@@ -20,9 +29,11 @@ def test_joint_argmax(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_predictor_step(device):
-    weights, state, labels, output = lstm_case(3, 5, 6, 2, 7, torch.float32, device=device)
-    opcheck("predictor_step_", "lstm", weights, labels, [torch.zeros_like(s) for s in state], output * 0)
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_predictor_step(kind, device):
+    weights, state, labels, output = recurrent_case(kind, 3, 5, 6, 2, 7, torch.float32, device=device)
+    state = [torch.zeros_like(s) for s in state]
+    opcheck("predictor_step_", kind, weights, labels, state, torch.zeros_like(output))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -31,7 +42,7 @@ def test_kv_cache_update(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("kind", ["lstm", "stateless"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "stateless"])
 def test_greedy_rounds(kind, device):
     loop = Loop(
         random_transducer(kind), normal(2, 4, 10, seed=0), torch.tensor([4, 2]), capacity=40, device=device
@@ -77,16 +88,17 @@ def test_compiles_into_one_graph():
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
-def test_compiles_in_place():
-    weights, state, labels, output = lstm_case(3, 5, 6, 2, 7, torch.float32)
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_compiles_in_place(kind):
+    weights, state, labels, output = recurrent_case(kind, 3, 5, 6, 2, 7, torch.float32)
     copies = [s.clone() for s in state], output.clone()
 
     def step(labels, state, output):
-        ops.predictor_step_("lstm", weights, labels, state, output)
+        ops.predictor_step_(kind, weights, labels, state, output)
         return output + 1
 
     want = step(labels, state, output)
     got = torch.compile(step, backend="aot_eager", fullgraph=True)(labels, *copies)
     torch.testing.assert_close(got, want, equal_nan=True)
-    for ours, theirs in zip(copies[0][:2], state[:2], strict=True):
+    for ours, theirs in zip(copies[0][:-1], state[:-1], strict=True):
         assert torch.equal(ours, theirs)

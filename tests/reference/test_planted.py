@@ -9,9 +9,11 @@ from rnnt_fastdecode.reference.decode import greedy_decode
 from rnnt_fastdecode.reference.planted import plant
 
 
-@pytest.mark.parametrize("kind", ["lstm", "stateless", "stateless_relu"])
-def test_a_frame_that_carries_a_label_emits_it_once(kind):
-    planted = plant(vocab_size=65, joint_width=256, predictor_kind=kind, num_layers=1)
+@pytest.mark.parametrize(
+    ("kind", "layers"), [("lstm", 1), ("gru", 1), ("gru", 2), ("stateless", 1), ("stateless_relu", 1)]
+)
+def test_a_frame_that_carries_a_label_emits_it_once(kind, layers):
+    planted = plant(vocab_size=65, joint_width=256, predictor_kind=kind, num_layers=layers)
     encoder = planted.encoder(2, 40, rate=0.25, chains=0.0, seed=1)
     for row in range(2):
         result = greedy_decode(planted.transducer, encoder[row])

@@ -151,7 +151,7 @@ def test_margins_tell_how_close_a_decision_was():
     assert result.tokens == [A] and result.margins == pytest.approx([0.25, 1.0])
 
 
-@pytest.mark.parametrize("kind", ["lstm", "stateless", "stateless_relu"])
+@pytest.mark.parametrize("kind", ["lstm", "gru", "stateless", "stateless_relu"])
 @pytest.mark.parametrize("durations", [(), (0, 1, 2, 3, 4), (0, 2, 4, 8)])
 def test_chunks_equal_one_shot(kind, durations):
     planted = plant(joint_width=32, durations=durations, predictor_kind=kind, seed=3)

@@ -2,7 +2,7 @@
 
 import torch
 
-from rnnt_fastdecode.reference.ops import joint_argmax, kv_cache_update, lstm_step, stateless_step
+from rnnt_fastdecode.reference.ops import gru_step, joint_argmax, kv_cache_update, lstm_step, stateless_step
 
 
 def test_lstm_step_equals_torch():
@@ -27,6 +27,30 @@ def test_lstm_step_equals_torch():
             output, state = lstm_step(weights, label, state)
             torch.testing.assert_close(output, want[step])
     torch.testing.assert_close(state, (want_hidden, want_cell))
+
+
+def test_gru_step_equals_torch():
+    torch.manual_seed(0)
+    vocab, hidden, layers, joint_width = 9, 7, 3, 5
+    embedding = torch.nn.Embedding(vocab, hidden).double()
+    gru = torch.nn.GRU(hidden, hidden, layers).double()
+    projection = torch.nn.Linear(hidden, joint_width).double()
+    labels = torch.randint(0, vocab, (8,))
+    with torch.no_grad():
+        want, want_hidden = gru(embedding(labels))
+        want = projection(want)
+        weights = [
+            embedding.weight,
+            torch.stack([torch.stack(w[:2]) for w in gru.all_weights]),
+            torch.stack([torch.stack(w[2:]) for w in gru.all_weights]),
+            projection.weight,
+            projection.bias,
+        ]
+        state = torch.zeros(layers, hidden).double()
+        for step, label in enumerate(labels.tolist()):
+            output, state = gru_step(weights, label, state)
+            torch.testing.assert_close(output, want[step])
+    torch.testing.assert_close(state, want_hidden)
 
 
 def test_stateless_step_adds_one_entry_for_each_label_of_the_context():

@@ -114,15 +114,25 @@ def test_recording_leaves_other_work_of_the_process_alone(parts):
     assert torch.randn(4, device="cuda").sum().isfinite()
 
 
-@pytest.mark.parametrize("durations", [(), (0, 1, 2, 3, 4), (0, 2, 4, 8)])
-def test_the_gpu_decodes_what_the_cpu_decodes(plant, durations, capsys):
-    """2,000 utterances over the three networks; RNNT_FASTDECODE_UTTERANCES asks for more."""
+NETWORKS = [
+    ("lstm", ()),
+    ("lstm", (0, 1, 2, 3, 4)),
+    ("lstm", (0, 2, 4, 8)),
+    ("gru", (0, 1, 2, 3, 4)),
+]
+
+
+@pytest.mark.parametrize(("kind", "durations"), NETWORKS)
+def test_the_gpu_decodes_what_the_cpu_decodes(plant, kind, durations, capsys):
+    """2,000 utterances over the four networks; RNNT_FASTDECODE_UTTERANCES asks for more."""
     wanted = int(os.environ.get("RNNT_FASTDECODE_UTTERANCES", "2000"))
-    network, predictor, joint = plant(vocab_size=65, joint_width=96, durations=durations, seed=11)
+    network, predictor, joint = plant(
+        vocab_size=65, joint_width=96, durations=durations, predictor_kind=kind, seed=11
+    )
     on_cpu = GreedyDecoder(predictor, joint, 64, durations)
     on_gpu = GreedyDecoder(predictor.cuda(), joint.cuda(), 64, durations)
     rows, labels, near_ties = 250, 0, 0
-    for seed in range(-(-wanted // (3 * rows))):
+    for seed in range(-(-wanted // (len(NETWORKS) * rows))):
         encoder = network.encoder(rows, 40, chains=0.05, seed=seed)
         lengths = torch.randint(0, 41, (rows,), generator=torch.Generator().manual_seed(seed))
         expected = on_cpu(encoder, lengths).hypotheses()
@@ -134,7 +144,7 @@ def test_the_gpu_decodes_what_the_cpu_decodes(plant, durations, capsys):
                 exact = decode.greedy_decode(network.transducer, encoder[row], int(lengths[row]))
                 assert min(exact.margins) < 1e-5
                 near_ties += 1
-    assert labels > wanted // 3
+    assert labels > wanted // len(NETWORKS)
     with capsys.disabled():
-        print(f"\n{durations}: {near_ties} near ties decided otherwise by the GPU")
+        print(f"\n{kind} {durations}: {near_ties} near ties decided otherwise by the GPU")
     assert near_ties <= 1 + wanted // 10_000

@@ -18,6 +18,8 @@ FAMILIES = {
     "blank inside": {"blank_id": 7, "durations": (0, 1, 2)},
     "one layer": {"num_layers": 1},
     "four layers": {"num_layers": 4},
+    "gru": {"predictor_kind": "gru"},
+    "gru of three layers": {"predictor_kind": "gru", "num_layers": 3, "durations": (0, 1, 2, 3, 4)},
     "stateless": {"predictor_kind": "stateless", "context": 1},
     "stateless of two": {"predictor_kind": "stateless_relu", "context": 2, "durations": (0, 1, 2)},
     "odd sizes": {"vocab_size": 45, "joint_width": 67, "hidden": 71, "encoder_width": 73},
@@ -66,7 +68,7 @@ def test_bursts_end_at_max_symbols(family, max_symbols, device, plant, expected,
     same(build(parts, device, max_symbols=max_symbols)(encoder.to(device), lengths), decoded)
 
 
-@pytest.mark.parametrize("family", ["rnnt", "tdt", "tdt with gaps", "stateless of two"])
+@pytest.mark.parametrize("family", ["rnnt", "tdt", "tdt with gaps", "gru", "stateless of two"])
 def test_chunks_give_what_one_call_gives(family, device, plant, expected, same):
     parts = plant(**FAMILIES[family])
     encoder = parts[0].encoder(5, 47, seed=3).to(device)
@@ -100,8 +102,9 @@ def test_a_row_does_not_depend_on_its_neighbours(device, plant):
         assert_same_labels(alone, [together[row]])
 
 
-def test_states_can_be_split_and_merged(device, plant):
-    parts = plant(**FAMILIES["tdt"])
+@pytest.mark.parametrize("family", ["tdt", "gru", "stateless of two"])
+def test_states_can_be_split_and_merged(family, device, plant):
+    parts = plant(**FAMILIES[family])
     encoder = parts[0].encoder(3, 40, seed=5).to(device)
     half = torch.full((3,), 20)
     decoder = build(parts, device)
@@ -146,10 +149,11 @@ def test_results_are_padded_and_scores_are_sums(device, plant, expected):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_agrees_with_float64_on_the_rounded_weights(dtype, device, plant):
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_half_precision_agrees_with_float64_on_the_rounded_weights(kind, dtype, device, plant):
     from rnnt_fastdecode.reference import decode
 
-    network, predictor, joint = plant(durations=(0, 1, 2, 3, 4))
+    network, predictor, joint = plant(predictor_kind=kind, durations=(0, 1, 2, 3, 4))
     encoder = network.encoder(8, 40, seed=8).to(dtype)
     lengths = torch.full((8,), 40)
     decoder = build((network, predictor.to(dtype), joint.to(dtype)), device)
@@ -228,13 +232,16 @@ def test_a_decoder_can_be_used_inside_and_outside_of_inference_mode(device, plan
         assert first.tokens + second.tokens == whole[row].tokens
 
 
-def test_from_head_uses_the_rules_of_the_head(device, plant):
-    network, predictor, joint = plant(durations=(0, 2, 4, 8))
+@pytest.mark.parametrize("kind", ["lstm", "gru", "stateless"])
+def test_from_head_uses_the_rules_of_the_head(kind, device, plant, expected, same):
+    network, predictor, joint = plant(predictor_kind=kind, durations=(0, 2, 4, 8))
     head = TransducerHead(predictor, joint, network.transducer.blank_id, (0, 2, 4, 8), max_symbols=2).to(
         device
     )
     decoder = GreedyDecoder.from_head(head)
     assert decoder.rules.durations == (0, 2, 4, 8) and decoder.rules.max_symbols == 2
+    encoder, lengths = network.encoder(2, 20, chains=0.2, seed=11), torch.tensor([20, 13])
+    same(decoder(encoder.to(device), lengths), expected(network, encoder, lengths, max_symbols=2))
 
 
 def bad_calls():

@@ -1,0 +1,382 @@
+// The prediction network in large tiles: what predictor_step.cu does, for rows of whole 16-byte vectors.
+//
+// A block owns 8 * kTiles of the rows that have a label, neighbours in their list, and 32 weight rows for
+// each of its column groups. In a layer of the LSTM these are the four gates of eight units, so that a lane
+// ends with i, f, g, o of a unit and updates its cell; in a projection they are 32 columns.
+//
+// The operand rows of an LSTM, (input | hidden), are streamed; a stateless predictor's are computed, and lie
+// in shared memory as a whole.
+
+#include <algorithm>
+
+#include "predictor_tiles.cuh"
+#include "streamed_operand.cuh"
+#include "tile_plan.cuh"
+
+namespace rnnt_fastdecode::cuda {
+namespace {
+
+using namespace product;
+
+struct LabelledRow {
+  int row;
+  int label;
+};
+
+// The rows of this block among those with a label, at most 8 * kTiles of them. Returns how many.
+template <int kTiles>
+__device__ inline int labelled_rows(LabelledRow (&rows)[kTiles * kOctet], const int* labels, int batch) {
+  constexpr int kRows = kTiles * kOctet;
+  const int first = blockIdx.x * kRows;
+  const int all = find_items<kRows>(
+      batch, first, [&](int row) { return labels[row] >= 0 ? 1 : 0; },
+      [&](int place, int row, int) { rows[place] = {row, labels[row]}; });
+  __syncthreads();
+  return min(all - first, kRows);
+}
+
+// The place among the block's rows of what sums[tile][.. + j] belongs to.
+__device__ inline int own_row(int tile, int j, int lane) { return tile * kOctet + lane % 4 * 2 + j; }
+
+template <typename T, int kTiles>
+__global__ void __launch_bounds__(kThreads, 1) lstm_layer_tiles_kernel(LstmProblem p, int layer, int groups) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  __shared__ LabelledRow rows[kTiles * kOctet];
+  __shared__ SourceRow sources[kTiles * kOctet];
+  const int lane = threadIdx.x % kWarp;
+  const int width = p.hidden_width;
+  const int vectors = width / kVector<T>;
+  const int64_t layer_offset = static_cast<int64_t>(layer) * p.batch * width;
+  const T* weight = static_cast<const T*>(p.weight) + static_cast<int64_t>(layer) * 4 * width * 2 * width;
+  T* next_hidden = static_cast<T*>(p.next_hidden);
+
+  const WarpShare share(groups, threadIdx.x / kWarp);
+  const int unit = (static_cast<int>(blockIdx.y) * groups + share.column_group) * kOctet + lane / 4;
+  int gates[kOctets];
+  float bias[kOctets];
+#pragma unroll
+  for (int gate = 0; gate < kOctets; ++gate) {
+    gates[gate] = gate * width + min(unit, width - 1);
+    bias[gate] = p.bias[static_cast<int64_t>(layer) * 4 * width + gates[gate]];
+  }
+  WeightStream<kAhead<T, kTiles>> weights;
+  weights.start(weight, gates, 2 * vectors, share, lane);
+
+  const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
+  if (count <= 0) {
+    return;
+  }
+  if (threadIdx.x < count) {
+    const auto [row, label] = rows[threadIdx.x];
+    const int64_t state = layer_offset + static_cast<int64_t>(row) * width;
+    const T* input = layer == 0 ? static_cast<const T*>(p.embedding) +
+                                      static_cast<int64_t>(label < p.vocab_size ? label : 0) * width
+                                : next_hidden + state - static_cast<int64_t>(p.batch) * width;
+    sources[threadIdx.x] = {reinterpret_cast<const uint4*>(input),
+                            reinterpret_cast<const uint4*>(static_cast<const T*>(p.hidden) + state)};
+  }
+  __syncthreads();
+
+  float sums[kTiles][kSums] = {};
+  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, vectors, 2 * vectors, share, lane);
+  multiply<T>(sums, weights, operand.chunks(), operand, lane);
+
+  // All cells before the first of them is written: their loads do not wait for each other.
+  const int own_count = unit < width ? count : 0;
+  const auto place = [&](int row) { return layer_offset + static_cast<int64_t>(row) * width + unit; };
+  float cells[kTiles][2];
+#pragma unroll
+  for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int r = own_row(tile, j, lane);
+      cells[tile][j] = owns_tile(share, tile) && r < own_count ? p.cell[place(rows[r].row)] : 0.0f;
+    }
+  }
+  add_k_groups(sums, reinterpret_cast<float*>(shared_bytes), share, lane);
+  const auto update = [&](int tile, const float (&gate_sums)[kSums], const float (&old_cells)[2]) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int r = own_row(tile, j, lane);
+      if (r < own_count) {
+        const auto [row, label] = rows[r];
+        const float i = gate_sums[j] + bias[0];
+        const float f = gate_sums[2 + j] + bias[1];
+        const float g = gate_sums[4 + j] + bias[2];
+        const float o = gate_sums[6 + j] + bias[3];
+        const float cell = label < p.vocab_size ? sigmoid(f) * old_cells[j] + sigmoid(i) * tanhf(g) : NAN;
+        p.cell[place(row)] = cell;
+        next_hidden[place(row)] = from_float<T>(sigmoid(o) * tanhf(cell));
+      }
+    }
+  };
+  for_own_tiles(share, update, sums, cells);
+}
+
+// A warp's 32 columns of a projection [J, H] and where its sums go.
+template <typename T>
+class Projection {
+ public:
+  __device__ Projection(const void* weight, const void* bias, void* output, int width, int output_width,
+                        int column_group, int lane)
+      : weight_(weight),
+        bias_(static_cast<const T*>(bias)),
+        output_(static_cast<T*>(output)),
+        width_(width),
+        output_width_(output_width),
+        column_(column_group * kWarpColumns + lane / 4) {}
+
+  template <int kSlots>
+  __device__ void start(WeightStream<kSlots>& weights, const WarpShare& share, int lane) const {
+    int columns[kOctets];
+#pragma unroll
+    for (int octet = 0; octet < kOctets; ++octet) {
+      columns[octet] = min(column_ + octet * kOctet, output_width_ - 1);
+    }
+    weights.start(weight_, columns, width_ / kVector<T>, share, lane);
+  }
+
+  template <int kTiles>
+  __device__ void store(float (&sums)[kTiles][kSums], float* exchange, const WarpShare& share,
+                        const LabelledRow* rows, int count, int lane) const {
+    add_k_groups(sums, exchange, share, lane);
+    const auto write = [&](int tile, const float (&column_sums)[kSums]) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int r = own_row(tile, j, lane);
+        if (r < count) {
+          T* output = output_ + static_cast<int64_t>(rows[r].row) * output_width_;
+#pragma unroll
+          for (int octet = 0; octet < kOctets; ++octet) {
+            const int column = column_ + octet * kOctet;
+            if (column < output_width_) {
+              output[column] = from_float<T>(column_sums[2 * octet + j] + to_float(bias_[column]));
+            }
+          }
+        }
+      }
+    };
+    for_own_tiles(share, write, sums);
+  }
+
+ private:
+  const void* weight_;
+  const T* bias_;
+  T* output_;
+  int width_;
+  int output_width_;
+  int column_;
+};
+
+// Makes the new hidden states of the block's rows the hidden states. The blocks of a row share its layers.
+template <typename T>
+__device__ inline void commit_hidden(const LstmProblem& p, const LabelledRow* rows, int count, int lane) {
+  const auto* next_hidden = static_cast<const T*>(p.next_hidden);
+  auto* hidden = static_cast<T*>(p.hidden);
+  const int first = threadIdx.x / kWarp * gridDim.y + blockIdx.y;
+  for (int item = first; item < count * p.layers; item += kWarps * gridDim.y) {
+    const int64_t state =
+        (static_cast<int64_t>(item % p.layers) * p.batch + rows[item / p.layers].row) * p.hidden_width;
+    for (int k = lane * kVector<T>; k < p.hidden_width; k += kWarp * kVector<T>) {
+      *reinterpret_cast<uint4*>(hidden + state + k) =
+          *reinterpret_cast<const uint4*>(next_hidden + state + k);
+    }
+  }
+}
+
+template <typename T, int kTiles>
+__global__ void __launch_bounds__(kThreads, 1) lstm_projection_tiles_kernel(LstmProblem p, int groups) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  __shared__ LabelledRow rows[kTiles * kOctet];
+  __shared__ SourceRow sources[kTiles * kOctet];
+  const int lane = threadIdx.x % kWarp;
+  const int width = p.hidden_width;
+  const int vectors = width / kVector<T>;
+  const WarpShare share(groups, threadIdx.x / kWarp);
+  const Projection<T> projection(p.projection, p.projection_bias, p.output, width, p.output_width,
+                                 blockIdx.y * groups + share.column_group, lane);
+  WeightStream<kAhead<T, kTiles>> weights;
+  projection.start(weights, share, lane);
+
+  const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
+  if (count <= 0) {
+    return;
+  }
+  if (threadIdx.x < count) {
+    const int64_t state = static_cast<int64_t>(p.layers - 1) * p.batch + rows[threadIdx.x].row;
+    sources[threadIdx.x] = {static_cast<const uint4*>(p.next_hidden) + state * vectors, nullptr};
+  }
+  __syncthreads();
+  float sums[kTiles][kSums] = {};
+  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, vectors, vectors, share, lane);
+  commit_hidden<T>(p, rows, count, lane);
+  multiply<T>(sums, weights, operand.chunks(), operand, lane);
+  projection.store(sums, reinterpret_cast<float*>(shared_bytes), share, rows, count, lane);
+}
+
+// The sum of the embeddings of a row's context, rounded to T, and its positive part if `relu`.
+template <typename T>
+__device__ inline uint4 embedded_context(const StatelessProblem& p, const LabelledRow& row, int v) {
+  const T* tables = static_cast<const T*>(p.tables);
+  const int* context = p.context + static_cast<int64_t>(row.row) * (p.context_size - 1);
+  float sums[kVector<T>] = {};
+  for (int c = 0; c < p.context_size; ++c) {
+    const int label = c == 0 ? row.label : context[c - 1];
+    const bool known = label >= 0 && label < p.vocab_size;
+    const int64_t entry = (static_cast<int64_t>(c) * p.vocab_size + (known ? label : 0)) * p.hidden_width;
+    const uint4 pack = __ldg(reinterpret_cast<const uint4*>(tables + entry) + v);
+#pragma unroll
+    for (int i = 0; i < kVector<T>; ++i) {
+      sums[i] += known ? to_float(reinterpret_cast<const T*>(&pack)[i]) : NAN;
+    }
+  }
+  uint4 out;
+#pragma unroll
+  for (int i = 0; i < kVector<T>; ++i) {
+    const T rounded = from_float<T>(sums[i]);
+    reinterpret_cast<T*>(&out)[i] =
+        p.relu ? from_float<T>(activate(to_float(rounded), Activation::kRelu)) : rounded;
+  }
+  return out;
+}
+
+template <typename T, int kTiles>
+__global__ void __launch_bounds__(kThreads, 1) stateless_tiles_kernel(StatelessProblem p, int groups) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  __shared__ LabelledRow rows[kTiles * kOctet];
+  const int lane = threadIdx.x % kWarp;
+  const int width = p.hidden_width;
+  const int vectors = width / kVector<T>;
+  const int stride = row_stride(vectors);
+  const WarpShare share(groups, threadIdx.x / kWarp);
+  const Projection<T> projection(p.projection, p.projection_bias, p.output, width, p.output_width,
+                                 blockIdx.y * groups + share.column_group, lane);
+  WeightStream<kAhead<T, kTiles>> weights;
+  projection.start(weights, share, lane);
+
+  const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
+  if (count <= 0) {
+    return;
+  }
+  for (int r = threadIdx.x / kWarp; r < kTiles * kOctet; r += kWarps) {
+    for (int v = lane; v < ceil_div(vectors, kChunkVectors) * kChunkVectors; v += kWarp) {
+      *reinterpret_cast<uint4*>(shared_bytes + r * stride + v * kVectorBytes) =
+          r < count && v < vectors ? embedded_context<T>(p, rows[r], v) : uint4{0, 0, 0, 0};
+    }
+  }
+  __syncthreads();
+  float sums[kTiles][kSums] = {};
+  ResidentOperand<WarpProduct<T, kTiles>> operand(shared_bytes, vectors, share, lane);
+  multiply<T>(sums, weights, share.chunks(vectors), operand, lane);
+  // The exchange may lie where the operand was: all warps have passed a barrier by then.
+  projection.store(sums, reinterpret_cast<float*>(shared_bytes), share, rows, count, lane);
+}
+
+template <typename T>
+int streamed_bytes(int tiles) {
+  int bytes = 0;
+  with_tiles<T>(tiles, [&]<int kTiles>() {
+    bytes = kStreamBytes<kTiles>;
+    return cudaSuccess;
+  });
+  return bytes;
+}
+
+template <typename T>
+int stateless_bytes(int width, int tiles) {
+  return std::max(tiles * kOctet * row_stride(width / kVector<T>), exchange_bytes(tiles));
+}
+
+// What a kernel declares itself.
+int fixed_bytes(int tiles) {
+  constexpr int kSearch = 128;
+  return tiles * kOctet * static_cast<int>(sizeof(LabelledRow) + sizeof(SourceRow)) + kSearch;
+}
+
+template <typename T, typename Shared>
+TilePlan plan_projection(const Product& product, Shared shared) {
+  const DeviceLimits limits = DeviceLimits::query();
+  TilePlan best;
+  for (int groups = 1; groups <= kWarps; groups *= 2) {
+    const TilePlan plan = plan_for_groups<T>(product, groups, limits,
+                                             [&](int tiles) { return shared(tiles) + fixed_bytes(tiles); });
+    best = plan.cycles < best.cycles ? plan : best;
+  }
+  return best;
+}
+
+template <typename Kernel, typename... Args>
+cudaError_t launch(Kernel kernel, const TilePlan& plan, const Product& product, int shared,
+                   cudaStream_t stream, Args... args) {
+  const cudaError_t error = allow_shared(kernel, shared);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const dim3 grid(plan.row_blocks(product), plan.column_blocks(product));
+  kernel<<<grid, kThreads, shared, stream>>>(args..., plan.groups);
+  return cudaGetLastError();
+}
+
+bool are_vectors(const void* pointer) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0;
+}
+
+}  // namespace
+
+template <typename T>
+bool lstm_tiles_supports(const LstmProblem& p) {
+  return are_vectors(p.embedding) && are_vectors(p.weight) && are_vectors(p.projection) &&
+         are_vectors(p.hidden) && are_vectors(p.next_hidden) && p.hidden_width % kVector<T> == 0 &&
+         streamed_bytes<T>(kTileChoices[0]) + fixed_bytes(kTileChoices[0]) <=
+             DeviceLimits::query().shared_bytes;
+}
+
+template <typename T>
+bool stateless_tiles_supports(const StatelessProblem& p) {
+  const int shared = stateless_bytes<T>(p.hidden_width, kTileChoices[0]) + fixed_bytes(kTileChoices[0]);
+  return are_vectors(p.tables) && are_vectors(p.projection) && p.hidden_width % kVector<T> == 0 &&
+         shared <= DeviceLimits::query().shared_bytes;
+}
+
+template <typename T>
+cudaError_t launch_lstm_tiles(const LstmProblem& p, cudaStream_t stream) {
+  const Product gates{p.batch, 4 * p.hidden_width, 2 * p.hidden_width};
+  const TilePlan gates_plan = plan_projection<T>(gates, streamed_bytes<T>);
+  for (int layer = 0; layer < p.layers; ++layer) {
+    const cudaError_t error = with_tiles<T>(gates_plan.tiles, [&]<int kTiles>() {
+      return launch(lstm_layer_tiles_kernel<T, kTiles>, gates_plan, gates, kStreamBytes<kTiles>, stream, p,
+                    layer);
+    });
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
+  const Product projection{p.batch, p.output_width, p.hidden_width};
+  const TilePlan plan = plan_projection<T>(projection, streamed_bytes<T>);
+  return with_tiles<T>(plan.tiles, [&]<int kTiles>() {
+    return launch(lstm_projection_tiles_kernel<T, kTiles>, plan, projection, kStreamBytes<kTiles>, stream, p);
+  });
+}
+
+template <typename T>
+cudaError_t launch_stateless_tiles(const StatelessProblem& p, cudaStream_t stream) {
+  const Product product{p.batch, p.output_width, p.hidden_width};
+  const TilePlan plan =
+      plan_projection<T>(product, [&](int tiles) { return stateless_bytes<T>(p.hidden_width, tiles); });
+  return with_tiles<T>(plan.tiles, [&]<int kTiles>() {
+    return launch(stateless_tiles_kernel<T, kTiles>, plan, product,
+                  stateless_bytes<T>(p.hidden_width, kTiles), stream, p);
+  });
+}
+
+#define INSTANTIATE(T)                                                         \
+  template bool lstm_tiles_supports<T>(const LstmProblem&);                    \
+  template bool stateless_tiles_supports<T>(const StatelessProblem&);          \
+  template cudaError_t launch_lstm_tiles<T>(const LstmProblem&, cudaStream_t); \
+  template cudaError_t launch_stateless_tiles<T>(const StatelessProblem&, cudaStream_t);
+INSTANTIATE(float)
+INSTANTIATE(__nv_bfloat16)
+INSTANTIATE(__half)
+#undef INSTANTIATE
+
+}  // namespace rnnt_fastdecode::cuda
