@@ -20,7 +20,8 @@ def parts(plant):
 
 def make(parts):
     network, predictor, joint = parts
-    return GreedyDecoder(predictor.cuda(), joint.cuda(), network.transducer.blank_id, (0, 1, 2, 3, 4))
+    blank_id = network.transducer.blank_id
+    return GreedyDecoder(predictor.cuda(), joint.cuda(), blank_id, (0, 1, 2, 3, 4), engine="graph")
 
 
 def batch(parts, rows, frames, seed=0):
@@ -120,17 +121,18 @@ NETWORKS = [
     ("lstm", (0, 2, 4, 8)),
     ("gru", (0, 1, 2, 3, 4)),
 ]
+RUNS = [("graph", *network) for network in NETWORKS] + [("resident", *network) for network in NETWORKS[:3]]
 
 
-@pytest.mark.parametrize(("kind", "durations"), NETWORKS)
-def test_the_gpu_decodes_what_the_cpu_decodes(plant, kind, durations, capsys):
+@pytest.mark.parametrize(("engine", "kind", "durations"), RUNS)
+def test_the_gpu_decodes_what_the_cpu_decodes(plant, engine, kind, durations, capsys):
     """2,000 utterances over the four networks; RNNT_FASTDECODE_UTTERANCES asks for more."""
     wanted = int(os.environ.get("RNNT_FASTDECODE_UTTERANCES", "2000"))
     network, predictor, joint = plant(
         vocab_size=65, joint_width=96, durations=durations, predictor_kind=kind, seed=11
     )
     on_cpu = GreedyDecoder(predictor, joint, 64, durations)
-    on_gpu = GreedyDecoder(predictor.cuda(), joint.cuda(), 64, durations)
+    on_gpu = GreedyDecoder(predictor.cuda(), joint.cuda(), 64, durations, engine=engine)
     rows, labels, near_ties = 250, 0, 0
     for seed in range(-(-wanted // (len(NETWORKS) * rows))):
         encoder = network.encoder(rows, 40, chains=0.05, seed=seed)
@@ -146,5 +148,5 @@ def test_the_gpu_decodes_what_the_cpu_decodes(plant, kind, durations, capsys):
                 near_ties += 1
     assert labels > wanted // len(NETWORKS)
     with capsys.disabled():
-        print(f"\n{kind} {durations}: {near_ties} near ties decided otherwise by the GPU")
+        print(f"\n{engine} {kind} {durations}: {near_ties} near ties decided otherwise by the GPU")
     assert near_ties <= 1 + wanted // 10_000
