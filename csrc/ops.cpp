@@ -51,4 +51,7 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
       "Tensor(e!) tokens, Tensor(f!) frames, Tensor(g!) token_durations, Tensor(h!) log_probs, Tensor(i!) "
       "counts, "
       "Tensor(j!) active, Tensor(k!)[] workspace, int condition=0) -> ()");
+
+  // Names of the CPU kernels that this machine can run: first those in use, then the others, the best first.
+  m.def("cpu_kernels() -> str[]");
 }

@@ -21,7 +21,7 @@ class Patience {
   }
 
  private:
-  static constexpr int kTurns = 1000;
+  static constexpr int kTurns = 100;
   int turns_ = 0;
 };
 

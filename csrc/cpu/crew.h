@@ -47,8 +47,9 @@ class Crew {
       for (int64_t chunk = 0; chunk < chunks; ++chunk) body(chunk);
       return;
     }
-    share(chunks, [](const void* context, int64_t chunk) { (*static_cast<const Body*>(context))(chunk); },
-          &body);
+    share(
+        chunks, [](const void* context, int64_t chunk) { (*static_cast<const Body*>(context))(chunk); },
+        &body);
   }
 
  private:

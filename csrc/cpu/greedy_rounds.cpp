@@ -1,13 +1,13 @@
 // greedy_rounds_ on the CPU: the whole greedy loop.
 //
-// Rows advance on their own and share passes over the weights: the joint network for a few frames of every row
-// that has not yet found its next label, and a predictor step for the rows that did. Blank does not change the
-// predictor's output, so looking at frames ahead is exact; frames that a row then skips were computed in vain,
-// so only as many are looked at as it takes to fill a pass. The predictor's weights are most of all weights:
-// its step waits until enough rows have a label to make the pass worth it.
+// Rows advance on their own and share passes over the weights: the joint network for a few frames of every
+// row that has not yet found its next label, and a predictor step for the rows that did. Blank does not
+// change the predictor's output, so looking at frames ahead is exact; frames that a row then skips were
+// computed in vain, so only as many are looked at as it takes to fill a pass. The predictor's weights are
+// most of all weights: its step waits until enough rows have a label to make the pass worth it.
 //
-// Threads share each pass, so that a weight is read once for all rows and by one thread. Where the weights are
-// small enough for every thread to keep them near, threads take rows of their own instead and never wait.
+// Threads share each pass, so that a weight is read once for all rows and by one thread. Where the weights
+// are small enough for every thread to keep them near, threads take rows of their own instead and never wait.
 
 #include <torch/csrc/stable/ops.h>
 
@@ -17,8 +17,10 @@
 namespace rnnt_fastdecode {
 namespace {
 
-// Rows of activations that a pass over the weights needs to be bound by arithmetic and not by memory.
-constexpr int64_t kFramesPerPass = 16;
+// Rows of activations from which on a pass over the weights is bound by arithmetic and not by memory. Of
+// frames fewer are looked at, as some of them are in vain; of labels more are awaited where there are many
+// rows.
+constexpr int64_t kFramesPerPass = 8;
 constexpr int64_t kLabelsPerPass = 12;
 
 // Numbers that a core's own cache holds.
@@ -88,8 +90,9 @@ class RowGroup {
     for (int64_t row = begin_; row < end_; ++row) {
       if (active(row)) searches_.push_back({.row = row, .end = end_of(row)});
     }
+    const auto enough = static_cast<size_t>(std::max(kLabelsPerPass, (end_ - begin_) / 4));
     while (not searches_.empty()) {
-      while (not searches_.empty() and static_cast<int64_t>(labels_.size()) < kLabelsPerPass) search();
+      while (not searches_.empty() and labels_.size() < enough) search();
       for (const PredictorLabel& fed : labels_) {
         if (active(fed.row)) searches_.push_back({.row = fed.row, .end = end_of(fed.row)});
       }

@@ -47,8 +47,8 @@ void Joint::join(const JointFrame& frame, int64_t i) {
   float sum[kBlock], predicted[kBlock];
   for (int64_t first = 0; first < width; first += kBlock) {
     const int64_t size = std::min(kBlock, width - first);
-    load_row(sizes_.dtype, encoder_,
-             frame.row * sizes_.encoder_batch_stride + frame.time * width + first, size, sum);
+    load_row(sizes_.dtype, encoder_, frame.row * sizes_.encoder_batch_stride + frame.time * width + first,
+             size, sum);
     load_row(sizes_.dtype, predictor_, frame.row * width + first, size, predicted);
     kernels().add(predicted, size, sum);
     if (sizes_.activation == Activation::kRelu) {
@@ -62,7 +62,9 @@ void Joint::join(const JointFrame& frame, int64_t i) {
   }
 }
 
-int64_t Joint::token(int64_t i) const { return kernels().argmax(scores_.data() + i * weight_.rows, sizes_.vocab); }
+int64_t Joint::token(int64_t i) const {
+  return kernels().argmax(scores_.data() + i * weight_.rows, sizes_.vocab);
+}
 
 float Joint::log_probability(int64_t i, int64_t token) const {
   const float* scores = scores_.data() + i * weight_.rows;

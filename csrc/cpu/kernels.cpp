@@ -2,8 +2,12 @@
 
 #include "kernels.h"
 
+#include <torch/csrc/stable/library.h>
+
 #include <cstdlib>
 #include <stdexcept>
+#include <string>
+#include <vector>
 
 namespace rnnt_fastdecode {
 namespace {
@@ -44,10 +48,19 @@ const Kernels& kernels() {
   return chosen;
 }
 
-std::vector<std::string> available_kernels() {
-  std::vector<std::string> names;
-  for (const Kernels* kernels : find_kernels()) names.emplace_back(kernels->name);
+namespace {
+
+std::vector<std::string> cpu_kernels() {
+  std::vector<std::string> names = {kernels().name};
+  for (const Kernels* other : find_kernels()) {
+    if (other != &kernels()) names.emplace_back(other->name);
+  }
   return names;
 }
 
+}  // namespace
 }  // namespace rnnt_fastdecode
+
+STABLE_TORCH_LIBRARY_IMPL(rnnt_fastdecode, CompositeExplicitAutograd, m) {
+  m.impl("cpu_kernels", TORCH_BOX(&rnnt_fastdecode::cpu_kernels));
+}

@@ -6,8 +6,6 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <cstdint>
-#include <string>
-#include <vector>
 
 namespace rnnt_fastdecode {
 
@@ -26,7 +24,8 @@ struct Kernels {
   DotBlock<float, float> dot_float;
   DotBlock<float, BFloat16> dot_bfloat16;
   DotBlock<float, Half> dot_half;
-  // Products of bfloat16 with bfloat16, which count subnormal numbers as zero; null without such instructions.
+  // Products of bfloat16 with bfloat16, which count subnormal numbers as zero; null without such
+  // instructions.
   DotBlock<BFloat16, BFloat16> dot_bfloat16_pairs;
 
   void (*widen_bfloat16)(const BFloat16* in, int64_t count, float* out);
@@ -49,12 +48,9 @@ struct Kernels {
   double (*sum_exp)(const float* values, int64_t count, float shift);
 };
 
-// The kernels in use: the best that the machine has, or those that RNNT_FASTDECODE_CPU_CAPABILITY names, which
-// is read once. Fails if that names kernels that the machine does not have.
+// The kernels in use: the best that the machine has, or those that RNNT_FASTDECODE_CPU_CAPABILITY names,
+// which is read once. Fails if that names kernels that the machine does not have.
 const Kernels& kernels();
-
-// Names of the kernels that this machine can run, the best first.
-std::vector<std::string> available_kernels();
 
 const Kernels& portable_kernels();
 #if defined(__x86_64__)
@@ -65,17 +61,21 @@ const Kernels& avx512_bf16_kernels();
 
 }  // namespace rnnt_fastdecode
 
-// Functions between these two may use the instructions named, whatever the compiler's flags are.
-#if defined(__clang__)
+// Functions between BEGIN_TARGET and END_TARGET may use the instructions named, whatever the compiler's flags
+// are. GCC 12 warns of the lanes that its own AVX-512 intrinsics leave undefined on purpose.
 #define RNNT_FASTDECODE_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
 #define RNNT_FASTDECODE_BEGIN_TARGET(names) \
   RNNT_FASTDECODE_PRAGMA(clang attribute push(__attribute__((target(names))), apply_to = function))
 #define RNNT_FASTDECODE_END_TARGET RNNT_FASTDECODE_PRAGMA(clang attribute pop)
 #define RNNT_FASTDECODE_UNROLL _Pragma("unroll")
+#define RNNT_FASTDECODE_IGNORE_UNDEFINED_LANES
 #else
-#define RNNT_FASTDECODE_PRAGMA(text) _Pragma(#text)
 #define RNNT_FASTDECODE_BEGIN_TARGET(names) \
   RNNT_FASTDECODE_PRAGMA(GCC push_options) RNNT_FASTDECODE_PRAGMA(GCC target(names))
 #define RNNT_FASTDECODE_END_TARGET RNNT_FASTDECODE_PRAGMA(GCC pop_options)
 #define RNNT_FASTDECODE_UNROLL _Pragma("GCC unroll 8")
+#define RNNT_FASTDECODE_IGNORE_UNDEFINED_LANES                     \
+  RNNT_FASTDECODE_PRAGMA(GCC diagnostic ignored "-Wuninitialized") \
+  RNNT_FASTDECODE_PRAGMA(GCC diagnostic ignored "-Wmaybe-uninitialized")
 #endif

@@ -5,6 +5,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+RNNT_FASTDECODE_IGNORE_UNDEFINED_LANES
+
 RNNT_FASTDECODE_BEGIN_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512vl")
 namespace rnnt_fastdecode {
 namespace {

@@ -6,6 +6,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+RNNT_FASTDECODE_IGNORE_UNDEFINED_LANES
+
 RNNT_FASTDECODE_BEGIN_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512bf16")
 namespace rnnt_fastdecode {
 namespace {

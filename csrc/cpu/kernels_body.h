@@ -1,9 +1,8 @@
 // The kernels in terms of lanes. A file that includes this has defined, for its instruction set and in a
 // namespace of its own:
-//   Floats, Ints         vectors of kLanes floats and of as many 32-bit integers, with the compiler's operators
-//   kTileRows            rows whose sums fit the registers beside four columns
-//   load, widen          kLanes numbers from memory as Floats
-//   store, narrow        and back; narrow rounds to nearest even
+//   Floats, Ints         vectors of kLanes floats and of as many 32-bit integers, with the compiler's
+//   operators kTileRows            rows whose sums fit the registers beside four columns load, widen kLanes
+//   numbers from memory as Floats store, narrow        and back; narrow rounds to nearest even
 //   multiply_add(a,b,c)  a * b + c
 //   sum4(a, b, c, d)     the sums over each of four Floats, all in one order, as a Quad
 // No include guard: each of these files gets its own copy.
@@ -44,8 +43,8 @@ struct Tails {
 // One step along depth. Weights come from far away: each is loaded once for all rows of the tile.
 template <typename Pair, int kRows, int kColumns>
 inline __attribute__((always_inline)) void dot_step(const typename Pair::Operand* x, int64_t x_stride,
-                                                    const typename Pair::Weight* weight, int64_t weight_stride,
-                                                    Floats (&sums)[kRows][kColumns]) {
+                                                    const typename Pair::Weight* weight,
+                                                    int64_t weight_stride, Floats (&sums)[kRows][kColumns]) {
   decltype(Pair::operand(x)) values[kRows];
   RNNT_FASTDECODE_UNROLL
   for (int r = 0; r < kRows; ++r) values[r] = Pair::operand(x + r * x_stride);
@@ -77,8 +76,7 @@ void dot_tile(const typename Pair::Operand* x, const typename Pair::Weight* weig
   }
   RNNT_FASTDECODE_UNROLL
   for (int r = 0; r < kRows; ++r) {
-    const Quad total =
-        sum4(sums[r][0], sums[r][1 % kColumns], sums[r][2 % kColumns], sums[r][3 % kColumns]);
+    const Quad total = sum4(sums[r][0], sums[r][1 % kColumns], sums[r][2 % kColumns], sums[r][3 % kColumns]);
     RNNT_FASTDECODE_UNROLL
     for (int n = 0; n < kColumns; ++n) out[r * out_stride + n] = bias ? total[n] + bias[n] : total[n];
   }
@@ -86,12 +84,14 @@ void dot_tile(const typename Pair::Operand* x, const typename Pair::Weight* weig
 
 template <typename Pair, int kRows>
 inline void dot_columns(const typename Pair::Operand* x, const typename Pair::Weight* weight, int64_t columns,
-                        int64_t depth, const typename Pair::Weight* ahead, int ahead_rows, const float* bias, float* out, int64_t out_stride) {
+                        int64_t depth, const typename Pair::Weight* ahead, int ahead_rows, const float* bias,
+                        float* out, int64_t out_stride) {
   if (columns == 4) {
     dot_tile<Pair, kRows, 4>(x, weight, depth, ahead, ahead_rows, bias, out, out_stride);
   } else {
     for (int64_t n = 0; n < columns; ++n) {
-      dot_tile<Pair, kRows, 1>(x, weight + n * depth, depth, nullptr, 0, bias ? bias + n : nullptr, out + n, out_stride);
+      dot_tile<Pair, kRows, 1>(x, weight + n * depth, depth, nullptr, 0, bias ? bias + n : nullptr, out + n,
+                               out_stride);
     }
   }
 }
@@ -189,11 +189,15 @@ void map_row(const In* in, int64_t count, Out* out) {
 
 struct Widen {
   template <typename T>
-  static void of(const T* in, float* out) { store(out, widen(in)); }
+  static void of(const T* in, float* out) {
+    store(out, widen(in));
+  }
 };
 struct Narrow {
   template <typename T>
-  static void of(const float* in, T* out) { narrow(load(in), out); }
+  static void of(const float* in, T* out) {
+    narrow(load(in), out);
+  }
 };
 struct Relu {
   static void of(const float* in, float* out) {

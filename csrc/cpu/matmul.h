@@ -19,8 +19,8 @@ struct WeightMatrix {
   const float* bias;
 };
 
-// Rows of numbers of `dtype` in the form that the kernels multiply: bfloat16 where the machine multiplies that
-// with bfloat16, float32 otherwise. Different threads may write different parts.
+// Rows of numbers of `dtype` in the form that the kernels multiply: bfloat16 where the machine multiplies
+// that with bfloat16, float32 otherwise. Different threads may write different parts.
 class Activations {
  public:
   explicit Activations(ScalarType dtype)
@@ -60,31 +60,36 @@ struct Product {
   float* out;
 };
 
+// Units in blocks of nearly equal size, whole vectors where there are enough of them. Long blocks are read
+// from memory faster than short ones, a few for each thread make up for unequal threads.
+struct UnitBlocks {
+  int64_t units, step, count;
+
+  UnitBlocks(int64_t units, int64_t members) : units(units), step(16), count(4 * members) {
+    while (count > members and units < count * step) count /= 2;
+    if (units < count * step) step = 4;
+    count = std::clamp<int64_t>(units / step, 1, count);
+  }
+  int64_t start(int64_t block) const { return block == count ? units : units * block / count / step * step; }
+};
+
 // The products of `rows` rows, for a block of units and of rows at a time, and then(first_row, end_row,
 // first_unit, end_unit) for each block once all its results are there. Every sum is taken in the same order
 // whatever `rows` and the number of threads are, so a row's result does not depend on the batch it is in.
 template <typename Then>
 void multiply(Crew& crew, std::initializer_list<Product> products, int64_t rows, int64_t units,
               const Then& then) {
-  constexpr int64_t kRowBlock = 64;       // of 1280 columns in float32: 328 KB, which the second cache holds
-  constexpr int64_t kLargestBlock = 64;   // units
-  constexpr int64_t kSmallestBlock = 16;  // one vector of the widest kind
-  constexpr int64_t kBlocksPerMember = 8;
+  constexpr int64_t kRowBlock = 64;  // of 1280 columns in float32: 328 KB, which the second cache holds
   int64_t work = 0;
   for (const Product& product : products) {
     product.activations->finish();
     work += rows * product.weight->rows * product.weight->columns;
   }
   const int64_t row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-  int64_t block = kLargestBlock;
-  while (block > kSmallestBlock and
-         row_blocks * ((units + block - 1) / block) < kBlocksPerMember * crew.members()) {
-    block /= 2;
-  }
-  const int64_t unit_blocks = (units + block - 1) / block;
-  crew.share(unit_blocks * row_blocks, work, [&](int64_t chunk) {
+  const UnitBlocks blocks(units, crew.members());
+  crew.share(blocks.count * row_blocks, work, [&](int64_t chunk) {
     const int64_t first_row = chunk % row_blocks * kRowBlock, end_row = std::min(first_row + kRowBlock, rows);
-    const int64_t first = chunk / row_blocks * block, end = std::min(first + block, units);
+    const int64_t first = blocks.start(chunk / row_blocks), end = blocks.start(chunk / row_blocks + 1);
     for (const Product& product : products) {
       const int64_t width = product.weight->rows;
       for (int64_t group = 0; group < width; group += units) {

@@ -38,7 +38,8 @@ Predictor::Predictor(const PredictorSizes& sizes, const std::vector<Tensor>& wei
 void Predictor::step(Crew& crew, const PredictorLabel* labels, int64_t count) {
   if (count == 0) return;
   const int64_t width = sizes_.width, largest = std::max(layers_.empty() ? 0 : 4 * width, sizes_.joint_width);
-  if (static_cast<int64_t>(sums_.size()) < count * largest) sums_.resize(static_cast<size_t>(count * largest));
+  if (static_cast<int64_t>(sums_.size()) < count * largest)
+    sums_.resize(static_cast<size_t>(count * largest));
   for (Activations& input : inputs_) input.resize(count, &input == &inputs_.back() ? width : 2 * width);
   if (sizes_.kind == PredictorKind::kLstm) {
     lstm(crew, labels, count);
@@ -57,9 +58,7 @@ void Predictor::step(Crew& crew, const PredictorLabel* labels, int64_t count) {
 // i, f, g, o = W [x, h] + b; c = sigmoid(f) c + sigmoid(i) tanh(g); h = sigmoid(o) tanh(c)
 void Predictor::lstm(Crew& crew, const PredictorLabel* labels, int64_t count) {
   const int64_t width = sizes_.width, layers = sizes_.layers;
-  const auto state = [&](int64_t layer, int64_t i) {
-    return (layer * sizes_.batch + labels[i].row) * width;
-  };
+  const auto state = [&](int64_t layer, int64_t i) { return (layer * sizes_.batch + labels[i].row) * width; };
   for (int64_t i = 0; i < count; ++i) {
     inputs_.front().load(i, 0, embedding_, labels[i].label * width, width);
     for (int64_t layer = 0; layer < layers; ++layer) {
@@ -91,7 +90,8 @@ void Predictor::stateless(Crew& crew, const PredictorLabel* labels, int64_t coun
       const int64_t size = std::min(kBlock, width - first);
       load_row(sizes_.dtype, embedding_, labels[i].label * width + first, size, sum);
       for (int64_t k = 0; k < history; ++k) {
-        load_row(sizes_.dtype, embedding_, ((k + 1) * sizes_.vocab + previous[k]) * width + first, size, entry);
+        load_row(sizes_.dtype, embedding_, ((k + 1) * sizes_.vocab + previous[k]) * width + first, size,
+                 entry);
         kernels().add(entry, size, sum);
       }
       if (sizes_.kind == PredictorKind::kStatelessRelu) kernels().relu(sum, size);
@@ -128,8 +128,7 @@ void predictor_step_(const std::string& kind, const std::vector<Tensor>& weights
   check_context("predictor_step_", sizes, state);
   Predictor predictor(sizes, weights, state, output);
   const auto count = static_cast<int64_t>(fed.size());
-  Crew::run(crew_size(count * work_of(sizes)),
-            [&](Crew& crew) { predictor.step(crew, fed.data(), count); });
+  Crew::run(crew_size(count * work_of(sizes)), [&](Crew& crew) { predictor.step(crew, fed.data(), count); });
 }
 
 }  // namespace
