@@ -2,6 +2,10 @@
 
 #include "kernels.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <torch/csrc/stable/library.h>
 
 #include <cstdlib>
@@ -12,17 +16,37 @@
 namespace rnnt_fastdecode {
 namespace {
 
+#if defined(__x86_64__)
+// From CPUID itself: compilers' __builtin_cpu_supports do not all know the same names.
+class Processor {
+ public:
+  Processor() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (not __get_cpuid(1, &a, &b, &c, &d)) return;
+    const bool saves_lanes = c >> 27 & 1, fma = c >> 12 & 1, f16c = c >> 29 & 1;
+    if (not saves_lanes) return;
+    unsigned kept = 0, high = 0;  // what the system keeps of a thread that it suspends
+    asm("xgetbv" : "=a"(kept), "=d"(high) : "c"(0));
+    if (not __get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    const unsigned extensions = a;
+    avx2 = fma and f16c and (b >> 5 & 1) and (kept & 0x06) == 0x06;
+    avx512 =
+        avx2 and (b >> 16 & 1) and (b >> 30 & 1) and (b >> 31 & 1) and (kept & 0xe6) == 0xe6;  // F, BW, VL
+    if (extensions < 1 or not __get_cpuid_count(7, 1, &a, &b, &c, &d)) return;
+    avx512_bf16 = avx512 and (a >> 5 & 1);
+  }
+
+  bool avx2 = false, avx512 = false, avx512_bf16 = false;
+};
+#endif
+
 std::vector<const Kernels*> find_kernels() {
   std::vector<const Kernels*> found;
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  const bool avx2 =
-      __builtin_cpu_supports("avx2") and __builtin_cpu_supports("fma") and __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 and __builtin_cpu_supports("avx512f") and __builtin_cpu_supports("avx512bw") and
-                      __builtin_cpu_supports("avx512vl");
-  if (avx512 and __builtin_cpu_supports("avx512bf16")) found.push_back(&avx512_bf16_kernels());
-  if (avx512) found.push_back(&avx512_kernels());
-  if (avx2) found.push_back(&avx2_kernels());
+  const Processor processor;
+  if (processor.avx512_bf16) found.push_back(&avx512_bf16_kernels());
+  if (processor.avx512) found.push_back(&avx512_kernels());
+  if (processor.avx2) found.push_back(&avx2_kernels());
 #endif
   found.push_back(&portable_kernels());
   return found;
