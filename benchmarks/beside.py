@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from rnnt_fastdecode import GreedyDecoder
-from rnnt_fastdecode.bench import milliseconds, timed
+from rnnt_fastdecode.bench import Record, milliseconds, timed
 from rnnt_fastdecode.reference.planted import Planted
 from rnnt_fastdecode.transducer import Hypothesis
 
 from . import cases, work
 from .modules import as_modules
-from .report import Record, agreement
+from .report import agreement
 
 # Repeats of the slow peers; of the others, too, where that many take long.
 LEAST_REPEATS = 3

@@ -1,4 +1,4 @@
-"""What is decoded: planted networks of Parakeet's size, their utterances, and the peers' decoders for them."""
+"""What is decoded: planted networks of Parakeet's size, their utterances, and the peers that decode them."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def _transformers(transducer: Transducer, device: torch.device, dtype: torch.dty
 
 
 #: How each peer is made. The first is NeMo's fastest mode; the others are slow, and measured less often.
-PEERS: dict[str, Make] = {
-    "nemo" if mode == "full" else f"nemo-{mode}": _nemo(mode) for mode in MODES
-} | {"transformers": _transformers}
+PEERS: dict[str, Make] = {"nemo" if mode == "full" else f"nemo-{mode}": _nemo(mode) for mode in MODES} | {
+    "transformers": _transformers
+}
 SLOW_PEERS = frozenset(PEERS) - {"nemo"}
 #: What a machine without a GPU can run.
 CPU_PEERS = ("nemo-eager", "transformers")

@@ -37,10 +37,11 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from benchmarks import cases
 from benchmarks.beside import TABLE_HEAD, Bench
 from benchmarks.nemo_decoder import prepare
-from benchmarks.report import Record, surroundings
+from benchmarks.report import surroundings
+from rnnt_fastdecode.bench import Record
 
 QUICK = {"dtypes": ["bf16"], "batch": [1, 32], "frames": [150], "lengths": ["equal"], "repeats": 5}
-ADVERSARIAL = {"batch": [32], "frames": [150], "lengths": ["equal"], "peers": ["nemo"]}
+ADVERSARIAL = {"batch": [32], "frames": [150], "lengths": ["equal"]}
 SHARES = [0.0, 1 / 32, 1 / 8, 1 / 2, 1.0]
 
 
@@ -54,7 +55,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--batch", nargs="+", type=int, default=[1, 8, 32, 64, 128, 256, 512])
     add("--frames", nargs="+", type=int, default=[150, 750])
     add("--lengths", nargs="+", choices=["equal", "ragged"], default=["equal", "ragged"])
-    add("--peers", nargs="*", choices=cases.PEERS, help="default: all that the device can run")
+    add("--peers", nargs="*", choices=cases.PEERS, help="default: all; NeMo's fastest if adversarial")
     add("--slow-batch", nargs="+", type=int, default=[1, 8, 32], help="batches of the slow peers")
     add("--slow-frames", nargs="+", type=int, default=[150], help="frames of the slow peers")
     add("--slow-lengths", nargs="+", choices=["equal", "ragged"], default=["equal"])
@@ -68,11 +69,12 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, help="write the figures to this JSON file, as they come")
     add("--plots", type=Path, metavar="DIR", help="draw the figures into this folder (needs matplotlib)")
     chosen = parser.parse_known_args(argv)[0]
-    parser.set_defaults(**(ADVERSARIAL if chosen.adversarial else {}), **(QUICK if chosen.quick else {}))
+    parser.set_defaults(**{**(QUICK if chosen.quick else {}), **(ADVERSARIAL if chosen.adversarial else {})})
     options = parser.parse_args(argv)
     if options.peers is None:
         on_gpu = torch.device(options.device).type == "cuda"
-        options.peers = list(cases.PEERS if on_gpu else cases.CPU_PEERS)
+        peers = list(cases.PEERS) if on_gpu else list(cases.CPU_PEERS)
+        options.peers = peers[:1] if options.adversarial else peers
     return options
 
 
@@ -120,9 +122,7 @@ def adversarial(options: argparse.Namespace, bench: Bench) -> None:
                             "adversarial_share": count / batch,
                         }
                         lengths = cases.row_lengths("equal", batch, frames).to(bench.device)
-                        decoded = bench.shape(
-                            planted, encoder.to(cases.DTYPES[dtype]), [(lengths, case)]
-                        )
+                        decoded = bench.shape(planted, encoder.to(cases.DTYPES[dtype]), [(lengths, case)])
                         cases.check_bursts(decoded[0][:count], frames)
 
 
@@ -143,6 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "max_symbols": cases.MAX_SYMBOLS,
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,
     }
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
     record = Record(options.output, where, settings)
     print(", ".join(f"{key} {value}" for key, value in where.items()))
     print(TABLE_HEAD)
@@ -150,7 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.plots:
         from benchmarks.plots import draw
 
-        for path in draw(record.content, options.plots):
+        for path in draw(record.content(), options.plots):
             print(f"drawn: {path}")
 
 

@@ -1,13 +1,10 @@
-"""What every benchmark needs: where it ran, how many rows agree, and a JSON file that grows row by row."""
+"""What every benchmark needs: where it ran, and how many rows of a peer agree with ours."""
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -38,23 +35,3 @@ def agreement(ours: Sequence[Hypothesis], theirs: Sequence[Row]) -> dict[str, in
             durations += agrees and hypothesis.durations == row_durations
     counted = {"agreeing_rows": same}
     return {**counted, "agreeing_durations": durations} if judged else counted
-
-
-class Record:
-    """The figures of a run. With a path, the file is whole and up to date after every change."""
-
-    def __init__(self, path: Path | None, where: dict[str, str], settings: dict[str, Any]) -> None:
-        self.where = where
-        self.rows: list[dict[str, Any]] = []
-        self.content = {"where": where, "settings": settings, "rows": self.rows}
-        self._path = path
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-
-    def save(self) -> None:
-        """Write the file: a reader, or a run that is killed, never finds half of it."""
-        if self._path is None:
-            return
-        beside = self._path.with_name(f"{self._path.name}.part")
-        beside.write_text(json.dumps(self.content, indent=1) + "\n")
-        os.replace(beside, self._path)

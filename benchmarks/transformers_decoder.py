@@ -12,7 +12,6 @@ from rnnt_fastdecode.reference.decode import Transducer
 
 from .report import Row
 
-
 # transformers looks for the best token among the durations, too, and fails where one of those is best. All
 # tokens are raised above them by this, which changes no comparison of two tokens or two durations.
 _TOKENS_ABOVE_DURATIONS = 32.0
@@ -119,9 +118,7 @@ class TransformersDecoder:
         mask = frames < lengths.unsqueeze(1)
         # What generate derives by itself, said aloud: otherwise it warns.
         most = self._max_symbols * encoder_output.shape[1]
-        output = self._model.generate(
-            input_features=encoder_output, attention_mask=mask, max_new_tokens=most
-        )
+        output = self._model.generate(input_features=encoder_output, attention_mask=mask, max_new_tokens=most)
         return _Output(output.sequences, output.durations, lengths)
 
     def rows(self, output: _Output) -> list[Row]:

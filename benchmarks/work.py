@@ -44,7 +44,7 @@ def walk(
     max_symbols: int,
     blank_steps: Sequence[int] | None = None,
 ) -> tuple[int, int]:
-    """(rounds, looks) of one row: `blank_steps[t]` is what a blank at frame t advances by, None: one frame."""
+    """(rounds, looks) of one row; a blank at frame t advances by `blank_steps[t]` frames, None: by one."""
     labels = iter(zip(hypothesis.frames, hypothesis.durations, strict=True))
     due = next(labels, None)
     time = symbols = rounds = looks = 0

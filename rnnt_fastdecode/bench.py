@@ -1,7 +1,9 @@
-"""How fast a model decodes on this machine: what `rnnt-fastdecode bench` measures."""
+"""How fast a model decodes on this machine: what `rnnt-fastdecode bench` measures and shows."""
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import statistics
 import time
@@ -15,7 +17,9 @@ import torch
 from torch import Tensor
 
 from . import __version__
+from .audio.files import read_audio
 from .errors import ArgumentError
+from .models.memory import attention_bytes, available_bytes, is_out_of_memory
 from .transducer import DecodeResult, GreedyDecoder, TransducerHead
 
 if TYPE_CHECKING:
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+# Recordings are read until there is this much; more would not be heard in a batch.
+_AUDIO_SECONDS = 600.0
 # Rows begin this share of the audio apart, round and round: no two begin at the same place.
 _GOLDEN_SECTION = 0.6180339887498949
 
@@ -198,24 +204,113 @@ def measure(
     )
 
 
-def table_head() -> str:
-    """The line above those of `table_line`."""
-    columns = ("B", "decode ms", "ms/utterance", "decode RTFx", "encode ms", "decode/encode", "first call ms")
-    return "  ".join(f"{name:>{width}}" for name, width in zip(columns, _WIDTHS, strict=True))
+_COLUMNS: dict[str, Callable[[Measurement], str]] = {
+    "    B": lambda row: f"{row.batch}",
+    "decode ms": lambda row: f"{row.decode_ms:.3f}",
+    "ms/utterance": lambda row: f"{row.ms_per_utterance:.4f}",
+    "times real time": lambda row: f"{row.decode_rtfx:,.0f}",
+    "first call ms": lambda row: f"{row.first_ms:.1f}",
+    "encode ms": lambda row: f"{row.encode_ms:.2f}",
+    "decode/encode": lambda row: f"{100 * row.decode_share:.1f} %",
+    "decoder": lambda row: row.path,
+}
 
 
-def table_line(row: Measurement) -> str:
-    """One line for a person to read."""
-    cells = (
-        f"{row.batch}",
-        f"{row.decode_ms:.3f}",
-        f"{row.ms_per_utterance:.4f}",
-        f"{row.decode_rtfx:,.0f}",
-        f"{row.encode_ms:.2f}",
-        f"{100 * row.decode_share:.1f} %",
-        f"{row.first_ms:.1f}",
-    )
-    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS, strict=True))
+class Report:
+    """Measures batch after batch, and makes the lines of a table and a JSON file of it.
+
+    Parameters
+    ----------
+    model, frames, head: see `measure`.
+    paths: recordings that rows are made of.
+    output: a JSON file that is written after every batch, or None.
+
+    Raises
+    ------
+    ArgumentError: no such head, no samples, a file that cannot be written.
+    AudioError: a recording cannot be read.
+    """
+
+    def __init__(
+        self, model: SpeechModel, paths: Sequence[str], frames: int, head: str | None, output: str | None
+    ) -> None:
+        self._model, self._frames = model, frames
+        self._head, _ = transducer_head(model, head)
+        self._samples = _read(paths, model.sample_rate)
+        settings = {
+            "model": model.name,
+            "head": self._head,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "recordings": list(paths),
+        }
+        self._record = Record(None if output is None else Path(output), surroundings(model.device), settings)
+        try:
+            self._record.save()
+        except OSError as error:
+            raise ArgumentError(
+                f"--json {output}: {error.strerror}; expected a file that can be written"
+            ) from None
+
+    @property
+    def heading(self) -> str:
+        """What is measured, and the names of the columns."""
+        settings, device = self._record.settings, self._record.where["device"]
+        seconds = self._frames * self._model.frame_seconds
+        return (
+            f"{settings['model']}, {settings['head']} head, {settings['dtype']}, on {device}; "
+            f"a row is {seconds:.1f} s of audio, {self._frames} frames\n" + "  ".join(_COLUMNS)
+        )
+
+    def measure(self, batch: int) -> str:
+        """Measure one batch; its line of the table. ArgumentError where memory does not suffice."""
+        seconds = self._frames * self._model.frame_seconds
+        row = None
+        if attention_bytes(self._model, batch, seconds) <= available_bytes(self._model.device):
+            try:
+                row = measure(self._model, self._samples, batch, self._frames, self._head)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+        if row is None:
+            raise ArgumentError(
+                f"--batch {batch}: not enough memory on {self._model.device} to encode as many rows of "
+                f"{seconds:.0f} s; expected fewer or shorter ones"
+            )
+        self._record.rows.append(row.as_dict())
+        self._record.save()
+        return "  ".join(f"{show(row):>{len(name)}}" for name, show in _COLUMNS.items())
 
 
-_WIDTHS: Sequence[int] = (5, 10, 12, 12, 10, 13, 13)
+class Record:
+    """The figures of a run. With a path, the file there is whole and up to date after every `save`."""
+
+    def __init__(self, path: Path | None, where: dict[str, str], settings: dict[str, Any]) -> None:
+        self.where, self.settings = where, settings
+        self.rows: list[dict[str, Any]] = []
+        self._path = path
+
+    def content(self) -> dict[str, Any]:
+        """What the file holds."""
+        return {"where": self.where, "settings": self.settings, "rows": self.rows}
+
+    def save(self) -> None:
+        """Write the file: a reader, or a run that is killed, never finds half of it."""
+        if self._path is None:
+            return
+        text = json.dumps(self.content(), indent=1) + "\n"
+        if self._path.exists() and not self._path.is_file():
+            # A pipe or a terminal is not to be replaced.
+            self._path.write_text(text, encoding="utf-8")
+            return
+        beside = self._path.with_name(f"{self._path.name}.part")
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, self._path)
+
+
+def _read(paths: Sequence[str], sample_rate: int) -> np.ndarray:
+    parts: list[np.ndarray] = []
+    for path in paths:
+        parts.append(read_audio(path, sample_rate))
+        if sum(map(len, parts)) >= _AUDIO_SECONDS * sample_rate:
+            break
+    return np.concatenate(parts)
