@@ -137,8 +137,8 @@ def plant(
         duration_weight = normal(len(durations), joint_width, scale=3.0 / math.sqrt(plain))
         duration_bias = normal(len(durations))
         if 0 in durations:
-            # Bursts stay on their frame.
-            duration_weight[durations.index(0), plain:] += 16.0 / chained
+            # Bursts stay on their frame: with a ring always, otherwise mostly.
+            duration_weight[durations.index(0), plain:] += (64.0 if ring else 16.0) / chained
         weight, bias = torch.cat([weight, duration_weight]), torch.cat([bias, duration_bias])
     transducer = Transducer(
         encoder_weight=orthonormal,
