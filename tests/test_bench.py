@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_a_record_on_disk_is_as_new_as_its_last_save(tmp_path):
 
 
 def test_a_record_never_takes_the_place_of_a_device():
-    bench.Record(bench.Path(os.devnull), {}, {}).save()
+    bench.Record(Path(os.devnull), {}, {}).save()
     assert not os.path.isfile(os.devnull)
 
 

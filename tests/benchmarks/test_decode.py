@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from benchmarks import cases, decode
+from benchmarks.modules import as_modules
+from rnnt_fastdecode import GreedyDecoder
 from rnnt_fastdecode.transducer import Hypothesis
 
 CPU = torch.device("cpu")
@@ -16,9 +18,6 @@ class Echo:
     """A peer that gives what our decoder gives."""
 
     def __init__(self, transducer, device, dtype):
-        from benchmarks.modules import as_modules
-        from rnnt_fastdecode import GreedyDecoder
-
         modules = (module.to(dtype) for module in as_modules(transducer))
         self.decoder = GreedyDecoder(*modules, transducer.blank_id, transducer.durations)
 

@@ -69,6 +69,15 @@ def test_a_blank_that_would_jump_over_a_label_ends_there():
     assert work.walk(hypothesis([2], [1]), length=4, window=4, max_symbols=9, blank_steps=[4] * 4) == (2, 3)
 
 
+def test_rows_without_labels_have_blank_steps_too():
+    transducer = plant(durations=(0, 2, 3)).transducer
+    encoder = torch.zeros(2, 5, 64)
+    steps = steps_of(transducer, as_modules(transducer), encoder, [hypothesis([])] * 2)
+    assert [len(row) for row in steps] == [5, 5]
+    # A blank of duration 0 moves one frame on.
+    assert set(steps[0]) <= {1, 2, 3}
+
+
 def test_an_empty_batch_is_no_work():
     assert work.count([hypothesis([])], [0], 6, 10) == work.Work(0, 0, 0, 0, 0)
 
