@@ -53,7 +53,7 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
       "Tensor(a!)[] predictor_state, Tensor(b!) predictor_output, Tensor(c!) times, Tensor(d!) symbols, "
       "Tensor(e!) tokens, Tensor(f!) frames, Tensor(g!) token_durations, Tensor(h!) log_probs, Tensor(i!) "
       "counts, "
-      "Tensor(j!) active, Tensor(k!)[] workspace, int condition=0) -> ()");
+      "Tensor(j!) active, Tensor(k!)[] workspace, int condition=0, int rows=-1) -> ()");
 
   // Before the loop: puts B utterances into the first of the loop's R rows; the other rows get no frames.
   // lengths [B] (int32 or int64) are limited to 0 .. frames. time_jumps and every tensor of given have B

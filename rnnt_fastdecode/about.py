@@ -98,6 +98,7 @@ def _decoding_path(device: str) -> str:
         reason = f": {caught[-1].message}" if caught else ""
         return {
             "cpu": "C++ loop over rows, threaded",
+            "cuda resident": "one kernel with the weights in shared memory (larger networks: graph)",
             "cuda graph": "conditional-node graph, no host in the loop",
             "cuda host loop": f"kernels in a loop on the host{reason}",
         }.get(decoder.path, decoder.path)

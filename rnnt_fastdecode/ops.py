@@ -218,6 +218,7 @@ def greedy_rounds_(
     active: Tensor,
     workspace: Sequence[Tensor] = (),
     condition: int = 0,
+    rows: int = -1,
 ) -> None:
     """Rounds of the greedy loop, in place: each row advances on its own, at most by one label in a round.
 
@@ -247,9 +248,15 @@ def greedy_rounds_(
         active: [1] int32, set to the number of rows that are neither finished nor stalled.
         workspace: scratch memory of the CUDA kernel; () on the CPU.
         condition: handle of the conditional graph node that goes on while rows are active; 0 for none.
+        rows: with rounds = -1 on CUDA, how many of the first rows to decode; -1 is all, and all that the
+            other kernels know.
 
     Raises:
         ArgumentError: a wrong shape, dtype, device, layout or value.
+
+    On CUDA, rounds = -1 is one resident kernel, for networks that it fits: see `greedy_resident_bytes`. Its
+    workspace is gate_table float32 [V,H,4], what each label adds to the gates i, f, g, o of the first LSTM
+    layer with the biases (stateless: [0,H,4]), and that many bytes of uint8.
 
     The rules are those of NeMo's label-looping decoders; `rnnt_fastdecode.reference.decode` states them as a
     loop.
@@ -281,7 +288,34 @@ def greedy_rounds_(
         active,
         list(workspace),
         condition,
+        rows,
     )
+
+
+def greedy_resident_bytes(
+    weight: Tensor,
+    predictor_kind: str,
+    predictor_weights: Sequence[Tensor],
+    batch: int,
+    num_durations: int,
+    window: int,
+) -> int:
+    """Bytes of scratch memory that the resident kernel of `greedy_rounds_` needs; 0 where it cannot run.
+
+    It runs on CUDA where the weights fit the shared memory of all multiprocessors: LSTM predictors of at most
+    2 layers and stateless predictors of at most 4 labels, H and J multiples of 8 up to 768, a window of at
+    most 6 tiles of 8 (row, frame) pairs.
+
+    Args:
+        weight: [V + N, J], as for `greedy_rounds_`, like predictor_kind, predictor_weights and window.
+        batch: rows of a launch; more than 32 are decoded 32 at a time.
+        num_durations: N.
+
+    Raises:
+        ArgumentError: an unknown kind, or a wrong number of weights.
+    """
+    op = torch.ops.rnnt_fastdecode.greedy_resident_bytes.default
+    return _call(op, weight, predictor_kind, list(predictor_weights), batch, num_durations, window)
 
 
 def load_rows_(

@@ -235,20 +235,19 @@ int64_t greedy_resident_bytes(Tensor weight, std::string predictor_kind,
 // The whole loop, kResidentRows rows at a time.
 void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda::GreedyProblem& greedy,
                   const std::vector<Tensor>& weights, const std::vector<Tensor>& state, const Tensor& output,
-                  const std::vector<Tensor>& workspace) {
+                  const std::vector<Tensor>& workspace, int rows) {
   const bool lstm = sizes.predictor.kind == PredictorKind::kLstm;
   check(sizes.predictor.kind != PredictorKind::kGru, call.op,
         ": rounds must be at least 1 on CUDA for predictor_kind 'gru', got -1.");
   check(workspace.size() == 2, call.op, ": workspace must hold 2 tensors (gate_table, scratch), got ",
         workspace.size(), ".");
-  const int64_t entries = lstm ? sizes.predictor.vocab : 0;
-  call.tensor("workspace[0]", workspace[0], ScalarType::Float, {entries, sizes.predictor.width, 4});
+  const int64_t table = lstm ? sizes.predictor.vocab : 0;
+  call.tensor("workspace[0]", workspace[0], ScalarType::Float, {table, sizes.predictor.width, 4});
   call.tensor("workspace[1]", workspace[1], ScalarType::Byte, {workspace[1].numel()});
   const Launch launch(output);
-  const int total = greedy.joint.batch;
   check_cuda(call.op, cudaMemsetAsync(greedy.signal.active, 0, sizeof(int), launch.stream));
   const size_t element = output.element_size();
-  for (int first = 0; first < total; first += cuda::kResidentRows) {
+  for (int first = 0; first < rows; first += cuda::kResidentRows) {
     cuda::ResidentProblem problem{
         .greedy = greedy,
         .gate_table = static_cast<const float*>(workspace[0].const_data_ptr()),
@@ -261,7 +260,7 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
         .cell = nullptr,
         .context = nullptr,
         .output = nullptr,
-        .state_rows = total,
+        .state_rows = greedy.joint.batch,
         .layers = static_cast<int>(sizes.predictor.layers),
         .context_size = static_cast<int>(sizes.predictor.context),
         .width = static_cast<int>(sizes.predictor.width),
@@ -270,7 +269,7 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
         .scratch = static_cast<unsigned char*>(workspace[1].mutable_data_ptr())};
     cuda::GreedyProblem& part = problem.greedy;
     cuda::JointProblem& joint = part.joint;
-    joint.batch = std::min(cuda::kResidentRows, total - first);
+    joint.batch = std::min(cuda::kResidentRows, rows - first);
     const auto moved = [&](const void* base, int64_t elements) {
       return static_cast<unsigned char*>(const_cast<void*>(base)) + first * elements * element;
     };
@@ -280,11 +279,11 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
     part.times += first;
     part.symbols += first;
     part.counts += first;
-    const int64_t rows = static_cast<int64_t>(first) * part.capacity;
-    part.tokens += rows;
-    part.frames += rows;
-    part.token_durations += rows;
-    part.log_probs += rows;
+    const int64_t entries = static_cast<int64_t>(first) * part.capacity;
+    part.tokens += entries;
+    part.frames += entries;
+    part.token_durations += entries;
+    part.log_probs += entries;
     problem.output = moved(output.mutable_data_ptr(), sizes.predictor.joint_width);
     if (lstm) {
       problem.hidden = moved(state[0].mutable_data_ptr(), sizes.predictor.width);
@@ -310,7 +309,7 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
                    std::vector<Tensor> predictor_weights, std::vector<Tensor> predictor_state,
                    Tensor predictor_output, Tensor times, Tensor symbols, Tensor tokens, Tensor frames,
                    Tensor token_durations, Tensor log_probs, Tensor counts, Tensor active,
-                   std::vector<Tensor> workspace, int64_t condition) {
+                   std::vector<Tensor> workspace, int64_t condition, int64_t rows) {
   const GreedySizes sizes = check_greedy_rounds(
       encoder, lengths, weight, bias, activation, blank_id, durations, max_symbols, window, rounds,
       predictor_kind, predictor_weights, predictor_state, predictor_output, times, symbols, tokens, frames,
@@ -338,9 +337,13 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       .signal = {mutable_ints(active), static_cast<unsigned long long>(condition)}};
   std::copy(durations.begin(), durations.end(), problem.durations);
   if (rounds == -1) {
-    run_resident(call, sizes, problem, predictor_weights, predictor_state, predictor_output, workspace);
+    check(rows >= -1 && rows <= problem.joint.batch, call.op, ": rows must be between -1 and ",
+          problem.joint.batch, ", got ", rows, ".");
+    run_resident(call, sizes, problem, predictor_weights, predictor_state, predictor_output, workspace,
+                 rows == -1 ? problem.joint.batch : static_cast<int>(rows));
     return;
   }
+  check(rows == -1, call.op, ": rows must be -1 where rounds is not, got ", rows, ".");
   const int room = check_workspace(call, workspace, problem.joint);
   problem.labels = mutable_ints(workspace[0]);
   problem.partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(workspace[1]));

@@ -12,7 +12,7 @@ from ..errors import ArgumentError
 from .modules import Joint, TransducerHead
 from .results import DecodeResult
 from .rules import GreedyRules
-from .runners import CpuRunner, CudaRunner
+from .runners import ENGINES, CpuRunner, CudaRunner
 from .state import DecodeState
 from .weights import SUPPORTED_DTYPES, Predictor, pack_joint, pack_predictor
 
@@ -38,6 +38,9 @@ class GreedyDecoder:
     durations: the frames that each of the N duration outputs stands for; empty for RNN-T.
     max_symbols: labels at one frame at most; None means 10, as in NeMo.
     window: frames judged at once on a GPU, >= 1; changes the speed only. None chooses.
+    engine: what decodes on a GPU; changes the speed only. "resident": one kernel that keeps the weights in
+        shared memory, for networks that fit (`ops.greedy_resident_bytes`); "graph": a CUDA graph with a loop
+        of its own. None chooses for every batch.
 
     Raises
     ------
@@ -52,6 +55,7 @@ class GreedyDecoder:
         durations: Sequence[int] = (),
         max_symbols: int | None = 10,
         window: int | None = None,
+        engine: str | None = None,
     ) -> None:
         self._predictor, self._joint = pack_predictor(predictor), pack_joint(joint)
         weight = self._joint.weight
@@ -80,17 +84,29 @@ class GreedyDecoder:
         )
         self.rules.check(vocab_size)
         self._start = self._start_of_sequence()
-        runner = CudaRunner if self.device.type == "cuda" else CpuRunner
-        self._runner: CpuRunner | CudaRunner = runner(self._predictor, self._joint, self.rules)
+        if engine is not None and (engine not in ENGINES or self.device.type != "cuda"):
+            raise ArgumentError(
+                f"engine must be None or, on a CUDA device, one of {list(ENGINES)}, got {engine!r}"
+            )
+        parts = (self._predictor, self._joint, self.rules)
+        self._runner: CpuRunner | CudaRunner = (
+            CudaRunner(*parts, window, engine) if self.device.type == "cuda" else CpuRunner(*parts)
+        )
 
     @classmethod
-    def from_head(cls, head: TransducerHead, window: int | None = None) -> GreedyDecoder:
+    def from_head(
+        cls, head: TransducerHead, window: int | None = None, engine: str | None = None
+    ) -> GreedyDecoder:
         """A decoder for a head with the rules that it names."""
-        return cls(head.predictor, head.joint, head.blank_id, head.durations, head.max_symbols, window)
+        parts = (head.predictor, head.joint, head.blank_id, head.durations, head.max_symbols)
+        return cls(*parts, window, engine)
 
     @property
     def path(self) -> str:
-        """Which loop runs: "cpu", "cuda graph" or "cuda host loop"."""
+        """What decoded the last batch: "cpu", "cuda resident", "cuda graph" or "cuda host loop".
+
+        Before the first one: what would decode a single utterance.
+        """
         return self._runner.path
 
     @property

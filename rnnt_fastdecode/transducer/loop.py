@@ -100,6 +100,15 @@ class LoopBuffers:
 
     def run_rounds(self, rounds: int, condition: int = 0) -> None:
         """`ops.greedy_rounds_` on these buffers."""
+        self._greedy_rounds(self.rules.window, rounds, self.workspace, condition, -1)
+
+    def run_resident(self, rows: int, window: int, workspace: list[Tensor]) -> None:
+        """The first `rows` rows to their end with the resident kernel of `ops.greedy_rounds_`."""
+        self._greedy_rounds(window, -1, workspace, 0, rows)
+
+    def _greedy_rounds(
+        self, window: int, rounds: int, workspace: list[Tensor], condition: int, rows: int
+    ) -> None:
         joint, rules = self.joint, self.rules
         ops.greedy_rounds_(
             self.encoder,
@@ -110,7 +119,7 @@ class LoopBuffers:
             rules.blank_id,
             list(rules.durations),
             rules.max_symbols,
-            rules.window,
+            window,
             rounds,
             self.predictor.kind,
             self.predictor.weights,
@@ -124,8 +133,9 @@ class LoopBuffers:
             self.log_probs,
             self.counts,
             self.active,
-            self.workspace,
+            workspace,
             condition,
+            rows,
         )
 
     def labels(self, lengths: Tensor, state: DecodeState, room: int) -> Tensor:

@@ -8,15 +8,20 @@ import warnings
 import torch
 from torch import Tensor
 
-from ..errors import CaptureError
+from ..errors import ArgumentError, CaptureError
 from .graph_loop import GraphLoop, GraphLoopError
 from .labels import PackedLabels
 from .loop import LoopBuffers
+from .resident import ResidentLoop, best_window
 from .results import DecodeResult
 from .rules import GreedyRules
 from .state import DecodeState
 from .weights import JointWeights, PredictorWeights
 
+# What can be asked of a CUDA decoder, and the largest batch for which the resident kernel is measured to be
+# the faster one.
+ENGINES = ("resident", "graph")
+MOST_RESIDENT_ROWS = 64
 # A WHILE iteration costs about 3.5 us by itself: several masked rounds share it. A batch needs tens of them.
 ROUNDS_PER_ITERATION = 4
 
@@ -69,27 +74,56 @@ class CpuRunner:
 
 
 class CudaRunner:
-    """Buffers and a graph for a capacity, kept from call to call; a larger batch or chunk grows them once.
+    """Buffers for a capacity, kept from call to call; a larger batch or chunk grows them once.
 
-    Calls from several threads take turns; on another CUDA stream a call waits for the one before it.
+    Two engines work on them: the resident kernel, where the weights fit, and a graph of masked rounds. A
+    graph is recorded for the first batch that needs it, and again when the buffers grow. Calls from several
+    threads take turns; on another CUDA stream a call waits for the one before it.
+
+    window: of the resident kernel; None chooses. engine: one of ENGINES; None chooses for every batch.
     """
 
-    def __init__(self, predictor: PredictorWeights, joint: JointWeights, rules: GreedyRules) -> None:
+    def __init__(
+        self,
+        predictor: PredictorWeights,
+        joint: JointWeights,
+        rules: GreedyRules,
+        window: int | None = None,
+        engine: str | None = None,
+    ) -> None:
         self._parts = (predictor, joint, rules)
         self._device = joint.weight.device
+        self._window, self._engine = window, engine
         self._lock = threading.Lock()
         self._buffers: LoopBuffers | None = None
+        self._resident = ResidentLoop(predictor, joint, len(rules.durations))
         self._graph: GraphLoop | None = None
         self._graph_works = True
         self.captures = 0
+        if engine == "resident" and not self._fits(1):
+            raise ArgumentError(
+                "engine 'resident' cannot run this network on this device: see ops.greedy_resident_bytes"
+            )
+        self.path = "cuda resident" if engine != "graph" and self._fits(1) else "cuda graph"
         # A call on another stream than this one has to wait for the weights too.
         self._finished = torch.cuda.Event()
         self._finished.record(torch.cuda.current_stream(self._device))
 
-    @property
-    def path(self) -> str:
-        """Which loop runs: a graph, or the host where conditional graph nodes are not to be had."""
-        return "cuda graph" if self._graph_works else "cuda host loop"
+    def _resident_window(self, batch: int) -> int:
+        return best_window(batch) if self._window is None else self._window
+
+    def _fits(self, batch: int) -> bool:
+        return self._resident.scratch_bytes(batch, self._resident_window(batch)) > 0
+
+    def _takes_resident(self, batch: int) -> bool:
+        """Whether the resident kernel decodes this batch; its memory is there then."""
+        if self._engine == "graph" or (self._engine is None and batch > MOST_RESIDENT_ROWS):
+            return False
+        if self._resident.reserve(batch, self._resident_window(batch)):
+            return True
+        if self._engine == "resident":
+            raise ArgumentError(f"engine 'resident' cannot run {batch} rows with window {self._window}")
+        return False
 
     def __call__(
         self, encoder_output: Tensor, lengths: Tensor, state: DecodeState, copy: bool = True
@@ -103,16 +137,24 @@ class CudaRunner:
             stream = torch.cuda.current_stream()
             stream.wait_event(self._finished)
             batch, frames = encoder_output.shape[:2]
+            resident = self._takes_resident(batch)
             buffers = self._reserve(batch, frames)
+            if not resident:
+                self._prepare_graph(buffers)
             finished = torch.cuda.Event()
             try:
                 if lengths.device != self._device:
                     # A copy of the caller's tensor: from page-locked memory it would be read later.
                     lengths = lengths.clone().to(self._device, non_blocking=True)
                 buffers.load(encoder_output, lengths, state)
-                if self._graph is not None:
+                if resident:
+                    self.path = "cuda resident"
+                    self._resident.run(buffers, batch, self._resident_window(batch))
+                elif self._graph is not None:
+                    self.path = "cuda graph"
                     self._graph.launch()
                 else:
+                    self.path = "cuda host loop"
                     self._loop_on_host(buffers)
                 return collect(buffers, lengths, frames, state, finished, copy)
             finally:
@@ -129,14 +171,18 @@ class CudaRunner:
         # Kernels of an earlier call may still use what is about to be freed.
         self._finished.synchronize()
         self._graph = self._buffers = None
-        buffers = LoopBuffers(*self._parts, batch=batch, frames=frames)
-        # Loads every kernel: a first launch while recording would load code, which is not allowed then.
+        self._buffers = LoopBuffers(*self._parts, batch=batch, frames=frames)
+        return self._buffers
+
+    def _prepare_graph(self, buffers: LoopBuffers) -> None:
+        if self._graph is not None or not self._graph_works:
+            return
+        # Loads every kernel: a first launch while recording would load code, which is not allowed then. No
+        # row has frames.
+        buffers.lengths.zero_()
         buffers.run_rounds(1)
         torch.cuda.current_stream().synchronize()
-        if self._graph_works:
-            self._graph = self._record(buffers)
-        self._buffers = buffers
-        return buffers
+        self._graph = self._record(buffers)
 
     def _record(self, buffers: LoopBuffers) -> GraphLoop | None:
         try:

@@ -79,12 +79,8 @@ __device__ void empty_old(const Context& c, int round) {
   if (threadIdx.x == kThreads - 1) publish_progress(c.progress(c.block), round);
 }
 
-struct Outcome {
-  bool any_label;
-  bool all_done;
-};
-
-__device__ Outcome gather(const Context& c, int round) {
+// Whether any row goes on.
+__device__ bool gather(const Context& c, int round) {
   int label = -1, done = 1;
   if (threadIdx.x < c.batch) {
     const int row = threadIdx.x;
@@ -98,9 +94,7 @@ __device__ Outcome gather(const Context& c, int round) {
     }
     c.labels(round)[row] = label;
   }
-  const bool any_label = __syncthreads_or(label >= 0);
-  const bool all_done = __syncthreads_and(done);
-  return {any_label, all_done};
+  return __syncthreads_or(!done);
 }
 
 template <typename T, int RowTiles, int FrameTiles>
@@ -131,10 +125,8 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
     joint.judge(round);
     decider.decide(round);
     empty_old(context, round);
-    const Outcome outcome = gather(context, round);
-    joint.stage_first();
-    if (outcome.any_label) predictor.step(round);
-    live = !outcome.all_done;
+    live = gather(context, round);
+    predictor.step(round, [&] { joint.stage_first(); });
   }
   store_history(context);
 }

@@ -62,7 +62,8 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
   out.sums = place(kWarps * kFragmentBytes * std::max(kPassTiles * 2, kMaxFrameTiles));
   out.joint_weights = place(0);
 
-  // The fewest products for the busiest block; of equal ones, the fewest weights for each.
+  // The least work for the busiest block: for each of its groups the exchange of messages and sums, which
+  // costs about as much as one and a half tiles of columns, and its tiles.
   const int tiles = divide_up(shape.num_tokens + shape.num_durations, kTile);
   const int groups = divide_up(rows, out.group_rows);
   int64_t best = -1;
@@ -74,7 +75,7 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
     if (size + kResidentStaticBytes > shared_limit) {
       continue;
     }
-    const int64_t cost = static_cast<int64_t>(column_tiles) * divide_up(groups, slots);
+    const int64_t cost = static_cast<int64_t>(2 * column_tiles + 3) * divide_up(groups, slots);
     if (best < 0 || cost < best) {
       best = cost;
       out.slots = slots;

@@ -321,15 +321,16 @@ struct Predictor {
     }
   }
 
-  // A step for the rows with a label in `round`.
-  __device__ __forceinline__ void step(int round) {
+  // A step for the rows with a label in `round`. `meanwhile` is called while the first values travel.
+  template <typename Meanwhile>
+  __device__ __forceinline__ void step(int round, Meanwhile meanwhile) {
     const int* labels = c.labels(round);
     const unsigned active = __ballot_sync(kFullMask, c.lane < c.batch && labels[c.lane] >= 0);
     const bool own = (active >> row & 1) != 0;
-    if (c.has_units) {
-      first_stage(round, own);
-      if (p.layers > 1) second_stage(round, active, own);
-    }
+    if (c.has_units && active != 0) first_stage(round, own);
+    meanwhile();
+    if (active == 0) return;
+    if (c.has_units && p.layers > 1) second_stage(round, active, own);
     if (c.has_outputs || (c.has_units && p.layers > 0)) project(round, active, own);
   }
 };

@@ -11,7 +11,7 @@
 
 namespace rnnt_fastdecode::cuda {
 
-constexpr int kResidentRows = 32;          // rows of one launch at most
+constexpr int kResidentRows = 32;           // rows of one launch at most
 constexpr int kResidentLayers = 2;          // layers of an LSTM at most
 constexpr int kResidentWidth = 768;         // H and J at most
 constexpr int kResidentStaticBytes = 3072;  // shared memory beside what the plan lays out, at most
