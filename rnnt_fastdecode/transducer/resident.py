@@ -48,13 +48,17 @@ class ResidentLoop:
         self._predictor, self._joint, self._num_durations = predictor, joint, num_durations
         self._table: Tensor | None = None
         self._scratch: Tensor | None = None
+        self._bytes: dict[tuple[int, int], int] = {}
 
     def scratch_bytes(self, batch: int, window: int) -> int:
         """Bytes of scratch for a batch; 0 where the kernel cannot run."""
-        predictor = self._predictor
-        return ops.greedy_resident_bytes(
-            self._joint.weight, predictor.kind, predictor.weights, batch, self._num_durations, window
-        )
+        shape = (batch, window)
+        if shape not in self._bytes:
+            predictor = self._predictor
+            self._bytes[shape] = ops.greedy_resident_bytes(
+                self._joint.weight, predictor.kind, predictor.weights, batch, self._num_durations, window
+            )
+        return self._bytes[shape]
 
     def reserve(self, batch: int, window: int) -> bool:
         """Make ready for a batch; False where the kernel cannot run."""

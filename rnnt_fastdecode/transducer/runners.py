@@ -21,7 +21,7 @@ from .weights import JointWeights, PredictorWeights
 # What can be asked of a CUDA decoder, and the largest batch for which the resident kernel is measured to be
 # the faster one.
 ENGINES = ("resident", "graph")
-MOST_RESIDENT_ROWS = 64
+MOST_RESIDENT_ROWS = 192
 # A WHILE iteration costs about 3.5 us by itself: several masked rounds share it. A batch needs tens of them.
 ROUNDS_PER_ITERATION = 4
 

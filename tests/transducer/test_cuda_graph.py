@@ -20,7 +20,9 @@ def parts(plant):
 
 def make(parts):
     network, predictor, joint = parts
-    return GreedyDecoder(predictor.cuda(), joint.cuda(), network.transducer.blank_id, (0, 1, 2, 3, 4))
+    return GreedyDecoder(
+        predictor.cuda(), joint.cuda(), network.transducer.blank_id, (0, 1, 2, 3, 4), engine="graph"
+    )
 
 
 def batch(parts, rows, frames, seed=0):
@@ -122,15 +124,18 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.parametrize("engine", ["graph", "resident"])
 @pytest.mark.parametrize(("kind", "durations"), NETWORKS)
-def test_the_gpu_decodes_what_the_cpu_decodes(plant, kind, durations, capsys):
+def test_the_gpu_decodes_what_the_cpu_decodes(plant, engine, kind, durations, capsys):
     """2,000 utterances over the four networks; RNNT_FASTDECODE_UTTERANCES asks for more."""
+    if engine == "resident" and kind == "gru":
+        pytest.skip("the resident kernel has no GRU")
     wanted = int(os.environ.get("RNNT_FASTDECODE_UTTERANCES", "2000"))
     network, predictor, joint = plant(
         vocab_size=65, joint_width=96, durations=durations, predictor_kind=kind, seed=11
     )
     on_cpu = GreedyDecoder(predictor, joint, 64, durations)
-    on_gpu = GreedyDecoder(predictor.cuda(), joint.cuda(), 64, durations)
+    on_gpu = GreedyDecoder(predictor.cuda(), joint.cuda(), 64, durations, engine=engine)
     rows, labels, near_ties = 250, 0, 0
     for seed in range(-(-wanted // (len(NETWORKS) * rows))):
         encoder = network.encoder(rows, 40, chains=0.05, seed=seed)
@@ -146,5 +151,5 @@ def test_the_gpu_decodes_what_the_cpu_decodes(plant, kind, durations, capsys):
                 near_ties += 1
     assert labels > wanted // len(NETWORKS)
     with capsys.disabled():
-        print(f"\n{kind} {durations}: {near_ties} near ties decided otherwise by the GPU")
+        print(f"\n{engine} {kind} {durations}: {near_ties} near ties decided otherwise by the GPU")
     assert near_ties <= 1 + wanted // 10_000
