@@ -77,7 +77,7 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
       "pack_labels(Tensor tokens, Tensor frames, Tensor token_durations, Tensor log_probs, Tensor counts, "
       "Tensor lengths, Tensor decoded_lengths, int room) -> Tensor");
 
-  // Scratch memory of the resident kernel in bytes; 0 where it cannot run: on a CPU, for this dtype, or
+  // Scratch memory of the resident kernel in bytes; 0 where it cannot run: on a CPU, for a GRU, or
   // because the weights (V + N rows of joint weight, the predictor's) do not fit the device's shared memory.
   m.def(
       "greedy_resident_bytes(Tensor weight, str predictor_kind, Tensor[] predictor_weights, int batch, int "

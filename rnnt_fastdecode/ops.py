@@ -303,12 +303,13 @@ def greedy_resident_bytes(
     """Bytes of scratch memory that the resident kernel of `greedy_rounds_` needs; 0 where it cannot run.
 
     It runs on CUDA where the weights fit the shared memory of all multiprocessors: LSTM predictors of at most
-    2 layers and stateless predictors of at most 4 labels, H and J multiples of 8 up to 768, a window of at
-    most 6 tiles of 8 (row, frame) pairs.
+    2 layers and stateless predictors of at most 4 labels, H and J multiples of 8 up to 768 and a window of at
+    most 6 tiles of 8 (row, frame) pairs; in float32 H and J multiples of 4 up to 640 and a window of at most
+    16 tiles and 48 frames.
 
     Args:
         weight: [V + N, J], as for `greedy_rounds_`, like predictor_kind, predictor_weights and window.
-        batch: rows of a launch; more than 32 are decoded 32 at a time.
+        batch: rows of a launch; more than 32, in float32 128, are decoded so many at a time.
         num_durations: N.
 
     Raises:

@@ -198,7 +198,7 @@ int check_workspace(const CallContext& call, const std::vector<Tensor>& workspac
 }
 
 cuda::ResidentShape resident_shape(const PredictorSizes& predictor, int64_t num_tokens, int64_t num_durations,
-                                   int64_t batch, int64_t window) {
+                                   int64_t batch, int64_t window, ScalarType dtype) {
   return {.layers = static_cast<int>(predictor.layers),
           .context = static_cast<int>(predictor.context),
           .width = static_cast<int>(predictor.width),
@@ -206,17 +206,17 @@ cuda::ResidentShape resident_shape(const PredictorSizes& predictor, int64_t num_
           .num_tokens = static_cast<int>(num_tokens),
           .num_durations = static_cast<int>(num_durations),
           .batch = static_cast<int>(std::min<int64_t>(batch, INT32_MAX)),
-          .window = static_cast<int>(window)};
+          .window = static_cast<int>(window),
+          .half = dtype != ScalarType::Float};
 }
 
-bool plan_resident(const cuda::ResidentShape& shape, ScalarType dtype, int device, cuda::ResidentPlan* plan) {
+bool plan_resident(const cuda::ResidentShape& shape, int device, cuda::ResidentPlan* plan) {
   int shared_limit = 0, cooperative = 0;
   check_cuda("cudaDeviceGetAttribute",
              cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check_cuda("cudaDeviceGetAttribute",
              cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device));
-  return dtype != ScalarType::Float && cooperative != 0 &&
-         cuda::plan_resident(shape, multiprocessors(device), shared_limit, plan);
+  return cooperative != 0 && cuda::plan_resident(shape, multiprocessors(device), shared_limit, plan);
 }
 
 int64_t greedy_resident_bytes(Tensor weight, std::string predictor_kind,
@@ -225,14 +225,14 @@ int64_t greedy_resident_bytes(Tensor weight, std::string predictor_kind,
   const PredictorSizes predictor =
       predictor_sizes("greedy_resident_bytes", predictor_kind, predictor_weights, weight.size(1));
   cuda::ResidentPlan plan;
-  const cuda::ResidentShape shape =
-      resident_shape(predictor, weight.size(0) - num_durations, num_durations, batch, window);
-  const bool fits = predictor.kind != PredictorKind::kGru &&
-                    plan_resident(shape, weight.scalar_type(), weight.get_device_index(), &plan);
+  const cuda::ResidentShape shape = resident_shape(predictor, weight.size(0) - num_durations, num_durations,
+                                                   batch, window, weight.scalar_type());
+  const bool fits =
+      predictor.kind != PredictorKind::kGru && plan_resident(shape, weight.get_device_index(), &plan);
   return fits ? plan.scratch_bytes : 0;
 }
 
-// The whole loop, kResidentRows rows at a time.
+// The whole loop, as many rows at a time as one launch takes.
 void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda::GreedyProblem& greedy,
                   const std::vector<Tensor>& weights, const std::vector<Tensor>& state, const Tensor& output,
                   const std::vector<Tensor>& workspace, int rows) {
@@ -247,7 +247,8 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
   const Launch launch(output);
   check_cuda(call.op, cudaMemsetAsync(greedy.signal.active, 0, sizeof(int), launch.stream));
   const size_t element = output.element_size();
-  for (int first = 0; first < rows; first += cuda::kResidentRows) {
+  const int most = cuda::resident_rows(sizes.joint.dtype != ScalarType::Float);
+  for (int first = 0; first < rows; first += most) {
     cuda::ResidentProblem problem{
         .greedy = greedy,
         .gate_table = static_cast<const float*>(workspace[0].const_data_ptr()),
@@ -269,7 +270,7 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
         .scratch = static_cast<unsigned char*>(workspace[1].mutable_data_ptr())};
     cuda::GreedyProblem& part = problem.greedy;
     cuda::JointProblem& joint = part.joint;
-    joint.batch = std::min(cuda::kResidentRows, rows - first);
+    joint.batch = std::min(most, rows - first);
     const auto moved = [&](const void* base, int64_t elements) {
       return static_cast<unsigned char*>(const_cast<void*>(base)) + first * elements * element;
     };
@@ -291,15 +292,15 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
     } else {
       problem.context = mutable_ints(state[0]) + first * (sizes.predictor.context - 1);
     }
-    const cuda::ResidentShape shape = resident_shape(sizes.predictor, sizes.joint.vocab,
-                                                     sizes.joint.num_durations, joint.batch, joint.window);
-    check(plan_resident(shape, sizes.joint.dtype, output.get_device_index(), &problem.plan), call.op,
+    const cuda::ResidentShape shape =
+        resident_shape(sizes.predictor, sizes.joint.vocab, sizes.joint.num_durations, joint.batch,
+                       joint.window, sizes.joint.dtype);
+    check(plan_resident(shape, output.get_device_index(), &problem.plan), call.op,
           ": these weights do not fit the resident kernel (rounds = -1); see greedy_resident_bytes.");
     check(workspace[1].numel() >= problem.plan.scratch_bytes, call.op, ": workspace[1] must hold at least ",
           problem.plan.scratch_bytes, " bytes, got ", workspace[1].numel(), ".");
-    check_cuda(call.op, sizes.joint.dtype == ScalarType::Half
-                            ? cuda::launch_resident<__half>(problem, launch.stream)
-                            : cuda::launch_resident<__nv_bfloat16>(problem, launch.stream));
+    dispatch(sizes.joint.dtype,
+             [&]<typename T>(T) { check_cuda(call.op, cuda::launch_resident<T>(problem, launch.stream)); });
   }
 }
 

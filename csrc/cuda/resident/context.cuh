@@ -10,24 +10,41 @@ constexpr int kWarp = 32;
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarp * kWarps;
 constexpr unsigned kFullMask = 0xffffffffu;
-constexpr int kGenerations = 3;
 
-// What a block knows of its rows, in shared memory.
+// A few numbers of every row, in shared memory.
+struct RowTable {
+  int* first;
+  int rows;
+
+  __device__ int* operator[](int i) const { return first + i * rows; }
+};
+
+// What a block knows of its rows.
 struct Rows {
-  int labels[kGenerations][kResidentRows];  // by round; -1 = none
-  int times[kResidentRows];
-  int lengths[kResidentRows];
-  int done[kResidentRows];
-  int history[kResidentHistory][kResidentRows];  // labels before the last, most recent first
-  int symbols[kResidentRows];                    // of the rows that this block decides
-  int counts[kResidentRows];
+  static constexpr int kNumbers = kGenerations + kResidentHistory + 6;
+
+  RowTable labels;   // by round; -1 = none
+  RowTable history;  // labels before the last, most recent first
+  int* times;
+  int* lengths;
+  int* done;
+  int* labelled;  // labels of this launch
+  int* symbols;   // of the rows that this block decides
+  int* counts;
+
+  // In an array of kNumbers for each of `rows` rows.
+  __device__ static Rows in(int* array, int rows) {
+    const RowTable table{array, rows}, others{table[kGenerations + kResidentHistory], rows};
+    return {table,    {table[kGenerations], rows}, others[0], others[1], others[2], others[3], others[4],
+            others[5]};
+  }
 };
 
 struct Context {
   const ResidentProblem& p;
   const ResidentPlan& plan;
   unsigned char* shared;
-  Rows& rows;
+  const Rows rows;
 
   // A lane's place in a product: see fragments.cuh.
   const int warp = threadIdx.x / kWarp;

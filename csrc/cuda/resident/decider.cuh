@@ -6,7 +6,7 @@
 
 namespace rnnt_fastdecode::cuda {
 
-constexpr int kMaxWindow = 48;
+constexpr int kMaxWindow = kResidentWindow;
 
 struct FrameResult {
   int token;

@@ -1,7 +1,7 @@
 // How the resident decoder lays a problem over the blocks of a device.
 #include <algorithm>
 
-#include "resident.cuh"
+#include "plan.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
@@ -14,16 +14,10 @@ constexpr int kPassTiles = 4;
 constexpr int kMaxFrameTiles = 6;
 constexpr int kKeptBytes = kResidentWidth * 16;  // 16 bytes of 256 threads for every 256 of the width
 
-int divide_up(int value, int by) { return (value + by - 1) / by; }
-int64_t aligned(int64_t bytes) { return (bytes + 127) / 128 * 128; }
-
-}  // namespace
-
-bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_limit, ResidentPlan* plan) {
-  const int rows = std::min(shape.batch, kResidentRows);
+bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int shared_limit,
+               ResidentPlan* plan) {
   if (shape.width % 8 != 0 || shape.joint_width % 8 != 0 || shape.width > kResidentWidth ||
-      shape.joint_width > kResidentWidth || shape.layers > kResidentLayers ||
-      shape.context > kResidentHistory + 1 || rows == 0) {
+      shape.joint_width > kResidentWidth) {
     return false;
   }
   ResidentPlan out{};
@@ -89,29 +83,46 @@ bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_l
     return false;
   }
   out.groups_per_block = divide_up(groups, out.slots);
-  const int block_columns = out.column_tiles * kTile;
-  out.first_duration_block = shape.num_tokens / block_columns;
-  out.duration_blocks = shape.num_durations > 0 ? out.column_blocks - out.first_duration_block : 0;
+  place_duration_blocks(shape, kTile, out);
+  reserve_scratch(shape, rows, 2, out);
+  *plan = out;
+  return true;
+}
 
-  constexpr int64_t kMessage = 16, kGenerations = 3;
+}  // namespace
+
+void place_duration_blocks(const ResidentShape& shape, int tile_columns, ResidentPlan& plan) {
+  plan.first_duration_block = shape.num_tokens / (plan.column_tiles * tile_columns);
+  plan.duration_blocks = shape.num_durations > 0 ? plan.column_blocks - plan.first_duration_block : 0;
+}
+
+void reserve_scratch(const ResidentShape& shape, int64_t rows, int element_bytes, ResidentPlan& plan) {
+  constexpr int64_t kMessage = 16;
+  const int64_t values = kGenerations * rows * element_bytes;
   int64_t used = 0;
   const auto reserve = [&](int64_t size) {
     const int64_t offset = used;
     used += aligned(size);
     return offset;
   };
-  const int stages = std::max(shape.layers, 1);
-  out.hidden_messages = reserve(kGenerations * stages * rows * out.unit_blocks * kMessage);
-  out.output_messages = reserve(kGenerations * rows * out.output_blocks * kMessage);
-  out.decisions = reserve(int64_t{2} * out.blocks * rows * kMessage);
-  out.partials = reserve(int64_t{rows} * shape.window * out.column_blocks * kMessage);
-  out.duration_partials = reserve(int64_t{rows} * shape.window * out.duration_blocks * kMessage);
-  out.partial_sums = reserve(2 * int64_t{rows} * shape.window * out.column_blocks * kMessage);
-  out.kept_outputs = reserve(int64_t{out.blocks} * out.groups_per_block * kKeptBytes);
-  out.progress = reserve(out.blocks * static_cast<int64_t>(sizeof(int)));
-  out.scratch_bytes = used;
-  *plan = out;
-  return true;
+  plan.hidden_messages = reserve(values * std::max(shape.layers, 1) * shape.width);
+  plan.output_messages = reserve(values * shape.joint_width);
+  plan.decisions = reserve(2 * plan.blocks * rows * kMessage);
+  plan.partials = reserve(rows * shape.window * plan.column_blocks * kMessage);
+  plan.duration_partials = reserve(rows * shape.window * plan.duration_blocks * kMessage);
+  plan.partial_sums = reserve(2 * rows * shape.window * plan.column_blocks * kMessage);
+  plan.kept_outputs = reserve(int64_t{plan.blocks} * plan.groups_per_block * kKeptBytes);
+  plan.progress = reserve(plan.blocks * static_cast<int64_t>(sizeof(int)));
+  plan.scratch_bytes = used;
+}
+
+bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_limit, ResidentPlan* plan) {
+  const int rows = std::min(shape.batch, resident_rows(shape.half));
+  if (rows == 0 || shape.window > kResidentWindow || shape.layers > kResidentLayers ||
+      shape.context > kResidentHistory + 1) {
+    return false;
+  }
+  return (shape.half ? plan_half : plan_float)(shape, rows, multiprocessors, shared_limit, plan);
 }
 
 }  // namespace rnnt_fastdecode::cuda

@@ -87,6 +87,21 @@ struct Predictor {
     output_bias = to_float(static_cast<const T*>(p.projection_bias)[c.unit]);
   }
 
+  // The messages of a row that this block writes.
+  __device__ void empty_messages(int round, int row) const {
+    for (int stage = 0; c.has_units && stage < c.stages(); ++stage) {
+      write_message(c.hidden_message(stage, round, row, c.block), empty_message());
+    }
+    if (c.has_outputs) write_message(c.output_message(round, row, c.block), empty_message());
+  }
+  __device__ void prepare_messages(int row) const {
+    for (int i = 0; i < kGenerations; ++i) empty_messages(i, row);
+  }
+  // What everybody has read.
+  __device__ void empty_old(int round, int row) const {
+    if (round >= 3 && c.labels(round - 3)[row] >= 0) empty_messages(round - 3, row);
+  }
+
   // Needs the weights.
   __device__ __forceinline__ void load_state() {
     if (!c.has_units) return;

@@ -11,11 +11,24 @@
 
 namespace rnnt_fastdecode::cuda {
 
-constexpr int kResidentRows = 32;           // rows of one launch at most
+constexpr int kResidentRows = 32;           // rows of one launch at most, of 16-bit types
 constexpr int kResidentLayers = 2;          // layers of an LSTM at most
 constexpr int kResidentWidth = 768;         // H and J at most
 constexpr int kResidentStaticBytes = 3072;  // shared memory beside what the plan lays out, at most
 constexpr int kResidentHistory = 3;  // labels before the last one that a stateless predictor sees at most
+constexpr int kResidentWindow = 48;  // W at most
+constexpr int kGenerations = 4;      // of value messages
+
+// In fp32: the same, H and J, units of every layer and outputs of a block at most.
+constexpr int kFloatRows = 128;
+constexpr int kFloatStaticBytes = 7168;
+constexpr int kFloatWidth = 640;
+constexpr int kFloatUnits = 5;
+constexpr int kFloatOutputs = 6;
+constexpr int kFloatSummedTiles = 3;  // tiles of (row, frame) pairs whose sums have room at a time, at most
+constexpr int kFloatBestBytes = 24;
+
+constexpr int resident_rows(bool half) { return half ? kResidentRows : kFloatRows; }
 
 // What decides how the work is laid out.
 struct ResidentShape {
@@ -27,12 +40,38 @@ struct ResidentShape {
   int num_durations;
   int batch;
   int window;
+  bool half;  // weights and activations of 16 bits
 };
+
+// The share of a block in fp32 and byte offsets into dynamic shared memory. Weights that found no room there
+// (-1) are read from device memory in every round.
+struct FloatPlan {
+  int units;         // of every layer
+  int outputs;       // of the projection
+  int lane_columns;  // of the joint: a tile has 4 times as many
+  int product_rows;  // of a product of the predictor: 1, 4 or 8
+  int slice_rows;    // that a warp has room for
+  int summed_tiles;  // whose sums have room at a time
+  int input_weights;
+  int recurrent_weights[kResidentLayers];
+  int projection_weights;
+  int joint_weights;
+  int column_biases;
+  int slices;
+  int sums;
+  int cells;
+  int recurrent_sums;
+  int row_lists;
+  int best;
+};
+
+constexpr int float_pass_rows(int product_rows) { return product_rows < 8 ? product_rows : 16; }
 
 // Who does what. Blocks 0 .. unit_blocks - 1 own 8 units of every layer, 0 .. output_blocks - 1 own 8 outputs
 // of the projection. In the joint, block = slot * column_blocks + column: it owns `column_tiles` tiles of 16
 // columns, for the groups of `group_rows` batch rows slot, slot + slots, ... The last `deciders` blocks walk
-// the rows.
+// the rows. In fp32 a block has other numbers of units, outputs and columns, and groups are groups of live
+// rows.
 struct ResidentPlan {
   int blocks;
   int unit_blocks;
@@ -65,6 +104,7 @@ struct ResidentPlan {
   int64_t kept_outputs;
   int64_t progress;
   int64_t scratch_bytes;
+  FloatPlan single;
 };
 
 // False where the shape does not fit this device.

@@ -1,0 +1,109 @@
+// How the resident decoder lays an fp32 problem over the blocks of a device.
+#include <algorithm>
+
+#include "plan.cuh"
+
+namespace rnnt_fastdecode::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = 8;
+constexpr int kLaneBytes = 40;  // of a lane's part of a column
+constexpr int kFloat = 4;
+constexpr int kGates = 4;
+constexpr int kTilePairs = 8;
+constexpr int kMaxFrameTiles = 16;
+constexpr int kMaxColumnTiles = 16;
+
+// The most rows a group for which the busiest slot has the fewest tiles of pairs to judge.
+void choose_groups(const ResidentShape& shape, int rows, ResidentPlan& plan) {
+  int best = 0;
+  for (int shift = 0; shift < 4; ++shift) {
+    const int group_rows = 1 << shift;
+    const int tiles = divide_up(shape.window, kTilePairs / group_rows);
+    const int groups = divide_up(divide_up(rows, group_rows), plan.slots);
+    // A group waits for its predictor outputs about as long as half a tile takes.
+    const int cost = groups * (2 * tiles + 1);
+    if (plan.group_rows == 0 || cost <= best) {
+      best = cost;
+      plan.group_rows = group_rows;
+      plan.group_shift = shift;
+      plan.frame_tiles = tiles;
+    }
+  }
+}
+
+}  // namespace
+
+bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int shared_limit,
+                ResidentPlan* plan) {
+  ResidentPlan out{};
+  FloatPlan& single = out.single;
+  out.blocks = multiprocessors;
+  single.units = divide_up(shape.width, out.blocks);
+  single.outputs = divide_up(shape.joint_width, out.blocks);
+  if (shape.width % 4 != 0 || shape.joint_width % 4 != 0 || shape.width > kFloatWidth ||
+      shape.joint_width > kFloatWidth || single.units > kFloatUnits || single.outputs > kFloatOutputs) {
+    return false;
+  }
+  out.unit_blocks = divide_up(shape.width, single.units);
+  out.output_blocks = divide_up(shape.joint_width, single.outputs);
+  // A block without units has time for one row while the others predict, the others are many.
+  const int free_blocks = out.blocks - std::max(out.unit_blocks, out.output_blocks);
+  out.deciders = rows <= free_blocks ? free_blocks : out.blocks;
+
+  // Few rows leave no time to a block with many columns.
+  const int columns = shape.num_tokens + shape.num_durations;
+  single.lane_columns = rows <= 4 && columns <= 8 * out.blocks ? 2 : 8;
+  single.product_rows = single.lane_columns == 8 ? 8 : rows > 1 ? 4 : 1;
+  const int tile_columns = 4 * single.lane_columns;
+  const int column_tiles = divide_up(columns, tile_columns);
+  out.column_tiles = divide_up(column_tiles, out.blocks);
+  out.column_blocks = divide_up(column_tiles, out.column_tiles);
+  out.slots = std::min(out.blocks / out.column_blocks, rows);
+  choose_groups(shape, rows, out);
+  if (out.column_tiles > kMaxColumnTiles || out.frame_tiles > kMaxFrameTiles) {
+    return false;
+  }
+  place_duration_blocks(shape, tile_columns, out);
+
+  int bytes = 0;
+  const auto place = [&](int size) {
+    const int offset = bytes;
+    bytes += static_cast<int>(aligned(size));
+    return offset;
+  };
+  const int layer_units = shape.layers * rows * kFloatUnits;
+  const int pass_rows = float_pass_rows(single.product_rows);
+  const int gate_sums = 2 * kWarps * pass_rows * kFloatUnits * kGates * kFloat;
+  const int tile_sums = kWarps * kTilePairs * (tile_columns + 1) * kFloat;
+  single.slice_rows = std::max(pass_rows, kTilePairs + out.group_rows);
+  // As few barriers as there is room for, and no more room than they need.
+  single.summed_tiles = divide_up(out.frame_tiles, divide_up(out.frame_tiles, kFloatSummedTiles));
+  single.slices = place(single.slice_rows * kFloatWidth * kFloat);
+  single.sums = place(std::max(gate_sums, single.summed_tiles * tile_sums));
+  single.cells = place(layer_units * kFloat);
+  single.recurrent_sums = place(layer_units * kGates * kFloat);
+  single.row_lists = place(2 * kWarps * kFloatRows);
+  single.column_biases = place(out.column_tiles * tile_columns * kFloat);
+  single.best = place(out.column_tiles > 1 ? out.frame_tiles * kTilePairs * kFloatBestBytes : 0);
+  const int limit = shared_limit - kFloatStaticBytes;
+  if (bytes > limit) {
+    return false;
+  }
+  // The longer a round waits for weights from device memory, the earlier they find room.
+  const auto place_if_room = [&](int size) { return bytes + aligned(size) <= limit ? place(size) : -1; };
+  const int gates = kThreads * kFloatUnits * kLaneBytes;
+  single.joint_weights = place_if_room(out.column_tiles * kThreads * single.lane_columns * kLaneBytes);
+  single.input_weights = shape.layers > 1 ? place_if_room(gates) : -1;
+  single.projection_weights = place_if_room(kThreads / 2 * kFloatOutputs / 2 * kLaneBytes);
+  for (int layer = kResidentLayers - 1; layer >= 0; --layer) {
+    single.recurrent_weights[layer] = layer < shape.layers ? place_if_room(gates) : -1;
+  }
+  out.shared_bytes = bytes;
+  reserve_scratch(shape, rows, kFloat, out);
+  *plan = out;
+  return true;
+}
+
+}  // namespace rnnt_fastdecode::cuda

@@ -1,0 +1,369 @@
+// The prediction network of the resident decoder in fp32. A block owns up to 5 units of every layer and up to
+// 6 outputs; rows with a label are listed without gaps and stepped 8 or 16 at a time. Cells and recurrent
+// sums stay in shared memory. Layer 0 needs no product once the label is known: see predictor.cuh.
+#pragma once
+
+#include "product_float.cuh"
+
+namespace rnnt_fastdecode::cuda {
+
+// Rows of one product: 1, 4 or 8.
+template <int Rows>
+struct FloatPredictor {
+  static constexpr int kGates = 4;
+  static constexpr int kPass = float_pass_rows(Rows);   // between two barriers
+  static constexpr int kStage = kPass < 8 ? kPass : 8;  // that a warp copies into its slices at a time
+  static constexpr int kLaneOutputs = kFloatOutputs / 2;
+  using GateWeights = float[kFloatUnits][kLaneDepth];
+  using OutputWeights = float[kLaneOutputs][kLaneDepth];
+
+  const Context& c;
+  const ResidentProblem& p = c.p;
+  const ResidentPlan& plan = c.plan;
+  const FloatPlan& layout = c.plan.single;
+  Place at = Place::of_thread();
+  const int first_unit = c.block * layout.units;
+  const int first_output = c.block * layout.outputs;
+  const int units = c.has_units ? min(layout.units, p.width - first_unit) : 0;
+  const int outputs = c.has_outputs ? min(layout.outputs, p.greedy.joint.width - first_output) : 0;
+  float output_bias;  // of the output of this thread
+
+  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
+  __device__ float* slices() const { return floats(layout.slices) + at.warp * layout.slice_rows * kSlice; }
+  __device__ float* cell(int layer, int row, int unit) const {
+    return floats(layout.cells) + (layer * c.batch + row) * kFloatUnits + unit;
+  }
+  __device__ float4* recurrent_sum(int layer, int row, int unit) const {
+    return reinterpret_cast<float4*>(c.shared + layout.recurrent_sums) +
+           (layer * c.batch + row) * kFloatUnits + unit;
+  }
+  // One of two arrays [warp][slot][unit][gate]; the outputs' is [warp][slot][output].
+  __device__ float* sums(int array) const {
+    return floats(layout.sums) + array * kWarps * kPass * kFloatUnits * kGates;
+  }
+  __device__ unsigned char* list() const { return c.shared + layout.row_lists + at.warp * kFloatRows; }
+  __device__ float* hidden_message(int stage, int round, int row) const {
+    const int64_t index = (stage * kGenerations + round % kGenerations) * c.batch + row;
+    return reinterpret_cast<float*>(p.scratch + plan.hidden_messages) + index * p.width;
+  }
+  __device__ int64_t state_index(int layer, int row, int unit) const {
+    return (static_cast<int64_t>(layer) * p.state_rows + row) * p.width + unit;
+  }
+
+  __device__ Columns gate_columns(int layer, bool recurrent) const {
+    const int64_t width = p.width;
+    const float* first =
+        static_cast<const float*>(p.weight) + ((layer * kGates + at.q) * width + first_unit) * 2 * width;
+    return {first + (recurrent ? width : 0), 2 * width, units};
+  }
+  __device__ Columns output_columns() const {
+    const int first = at.q / 2 * kLaneOutputs;
+    return {static_cast<const float*>(p.projection) + static_cast<int64_t>(first_output + first) * p.width,
+            p.width, outputs - first};
+  }
+  __device__ int output_entry() const { return (at.warp * 2 + at.q / 2) * kDepthLanes + at.k; }
+
+  __device__ void fetch_gates(GateWeights& weights, int layer, bool recurrent) const {
+    const int offset = recurrent ? layout.recurrent_weights[layer] : layout.input_weights;
+    fetch_columns(c, weights, offset, kThreads, at.thread, gate_columns(layer, recurrent), p.width, at);
+  }
+
+  __device__ void load_weights() {
+    for (int layer = 0; c.has_units && layer < p.layers; ++layer) {
+      if (layout.recurrent_weights[layer] < 0) continue;
+      place_columns<kFloatUnits>(c, layout.recurrent_weights[layer], kThreads, at.thread,
+                                 gate_columns(layer, true), p.width, at);
+    }
+    if (c.has_units && p.layers > 1) {
+      if (layout.input_weights >= 0) {
+        place_columns<kFloatUnits>(c, layout.input_weights, kThreads, at.thread, gate_columns(1, false),
+                                   p.width, at);
+      }
+    }
+    if (c.has_outputs) {
+      if (layout.projection_weights >= 0) {
+        place_columns<kLaneOutputs>(c, layout.projection_weights, kThreads / 2, output_entry(),
+                                    output_columns(), p.width, at);
+      }
+      const int output = at.thread % kFloatOutputs;
+      if (output < outputs) {
+        output_bias = static_cast<const float*>(p.projection_bias)[first_output + output];
+      }
+    }
+  }
+
+  // Needs the weights.
+  __device__ void load_state() {
+    for (int layer = 0; c.has_units && layer < p.layers; ++layer) {
+      for (int i = at.thread; i < c.batch * kFloatUnits; i += kThreads) {
+        const int row = i / kFloatUnits, unit = i % kFloatUnits;
+        if (unit < units) *cell(layer, row, unit) = p.cell[state_index(layer, row, first_unit + unit)];
+      }
+      GateWeights weights;
+      fetch_gates(weights, layer, true);
+      for (int first = 0; first < c.batch; first += kStage) {
+        uint4 x[kQuads];
+        const int row = first + at.g;
+#pragma unroll
+        for (int l = 0; l < kQuads; ++l) {
+          const int depth = slice_depth(at.warp, 16 * l + 4 * at.t);
+          const bool wanted = at.g < kStage && row < c.batch && depth < p.width;
+          x[l] =
+              prefetch_constant(static_cast<const float*>(p.hidden) + state_index(layer, row, depth), wanted);
+        }
+        stage(x, 0);
+        const int rows = min(kStage, c.batch - first);
+        gate_parts(weights, sums(0), 0, rows);
+        __syncthreads();
+        const int slot = at.thread / kFloatUnits, unit = at.thread % kFloatUnits;
+        if (slot < rows && unit < units) keep_recurrent(layer, first + slot, unit, sums(0));
+        __syncthreads();
+      }
+    }
+  }
+
+  // Of the words that this block writes, those of a row: empty but for the outputs of the state.
+  __device__ void prepare_messages(int row) const {
+    for (int i = 0; i < kGenerations; ++i) {
+      empty_hidden(i, row);
+      for (int output = 0; output < outputs; ++output) {
+        float* message = output_values(c, i, row) + first_output + output;
+        if (i == 0) {
+          const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + first_output + output;
+          write_value(message, static_cast<const float*>(p.output)[index]);
+        } else {
+          empty_value(message);
+        }
+      }
+    }
+  }
+
+  __device__ void empty_hidden(int round, int row) const {
+    for (int stage = 0; stage < c.stages(); ++stage) {
+      float* message = hidden_message(stage, round, row) + first_unit;
+      for (int unit = 0; unit < units; ++unit) empty_value(message + unit);
+    }
+  }
+
+  // What everybody has read: the hidden values of three rounds ago, and outputs that others replaced two
+  // rounds ago.
+  __device__ void empty_old(int round, int row) const {
+    if (round >= 3 && c.labels(round - 3)[row] >= 0) empty_hidden(round - 3, row);
+    if (round >= 2 && c.labels(round - 2)[row] >= 0) {
+      const int replacement = c.rows.labelled[row] - (c.labels(round - 1)[row] >= 0 ? 1 : 0);
+      float* message = output_values(c, replacement - 1, row) + first_output;
+      for (int output = 0; output < outputs; ++output) empty_value(message + output);
+    }
+  }
+
+  // Up to eight rows of a pass from slot `first` on.
+  __device__ void stage(const uint4 (&x)[kQuads], int first) const {
+    __syncwarp();
+#pragma unroll
+    for (int l = 0; l < kQuads; ++l) {
+      *reinterpret_cast<uint4*>(slices() + (first + at.g) * kSlice + 16 * l + 4 * at.t) = x[l];
+    }
+    __syncwarp();
+  }
+
+  // This warp's parts of the gates of staged rows; thread `slot * kFloatUnits + unit` adds them up.
+  __device__ void gate_parts(const GateWeights& weights, float* all, int first, int end) const {
+#pragma unroll 1
+    for (; first < end; first += Rows) {
+      float parts[kFloatUnits];
+      multiply<Rows>(weights, slices() + first * kSlice, at.k, parts);
+      float* own = all + ((at.warp * kPass + first + at.k) * kFloatUnits) * kGates + at.q;
+#pragma unroll
+      for (int unit = 0; unit < kFloatUnits; ++unit) {
+        if (at.k < Rows) own[unit * kGates] = parts[unit];
+      }
+    }
+  }
+  __device__ float4 gate_sum(const float* all) const {
+    float4 total{0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+    for (int warp = 0; warp < kWarps; ++warp) {
+      total = add(total, reinterpret_cast<const float4*>(all)[warp * kPass * kFloatUnits + at.thread]);
+    }
+    return total;
+  }
+
+  // The recurrent half of a unit's gates for the next step, with the bias that layer 0 has in its table.
+  __device__ void keep_recurrent(int layer, int row, int unit, const float* all) const {
+    float4 total = gate_sum(all);
+    if (layer > 0) {
+      const float* bias = p.bias + kGates * p.width + first_unit + unit;
+      total = add(total, {bias[0], bias[p.width], bias[2 * p.width], bias[3 * p.width]});
+    }
+    *recurrent_sum(layer, row, unit) = total;
+  }
+
+  // Likewise the outputs, by thread `slot * kFloatOutputs + output`; neighbouring q take different rows.
+  __device__ void output_parts(const OutputWeights& weights, float* all, int rows) const {
+#pragma unroll 1
+    for (int first = 0; first < rows; first += 2 * Rows) {
+      const int slot = first + at.q % 2 * Rows;
+      float parts[kLaneOutputs];
+      multiply<Rows>(weights, slices() + slot * kSlice, at.k, parts);
+      float* own = all + (at.warp * kPass + slot + at.k) * kFloatOutputs + at.q / 2 * kLaneOutputs;
+#pragma unroll
+      for (int output = 0; output < kLaneOutputs; ++output) {
+        if (at.k < Rows && slot < kPass) own[output] = parts[output];
+      }
+    }
+  }
+  __device__ float output_sum(const float* all) const {
+    float total = output_bias;
+#pragma unroll
+    for (int warp = 0; warp < kWarps; ++warp) total += all[warp * kPass * kFloatOutputs + at.thread];
+    return total;
+  }
+
+  __device__ static float4 add(const float4& a, const float4& b) {
+    return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+  }
+
+  // The next hidden value of a unit, to everybody and to the state.
+  __device__ void send_cell(int layer, int round, int row, int unit, const float4& gate) const {
+    const float next = sigmoid(gate.y) * *cell(layer, row, unit) + sigmoid(gate.x) * tanhf(gate.z);
+    const float value = sigmoid(gate.w) * tanhf(next);
+    write_value(hidden_message(layer, round, row) + first_unit + unit, value);
+    *cell(layer, row, unit) = next;
+    const int64_t index = state_index(layer, row, first_unit + unit);
+    static_cast<float*>(p.hidden)[index] = value;
+    p.cell[index] = next;
+  }
+
+  __device__ void send_output(int row, int output, float value) const {
+    write_value(output_values(c, c.rows.labelled[row], row) + first_output + output, value);
+    const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + first_output + output;
+    static_cast<float*>(p.output)[index] = value;
+  }
+
+  // Sum of the context's embeddings of a unit, most recent label first.
+  __device__ float embed(int row, int label, int unit) const {
+    float sum = 0.0f;
+    for (int i = 0; i < p.context_size; ++i) {
+      const int past = i == 0 ? label : c.rows.history[i - 1][row];
+      const int tokens = p.greedy.joint.num_tokens;
+      const bool known = past >= 0 && past < tokens;
+      const int64_t index = (static_cast<int64_t>(i) * tokens + past) * p.width + first_unit + unit;
+      sum += known ? static_cast<const float*>(p.tables)[index] : NAN;
+    }
+    return p.relu ? activate(sum, Activation::kRelu) : sum;
+  }
+
+  __device__ void shift_history(int round) const {
+    __syncthreads();
+    for (int row = at.thread; row < c.batch; row += kThreads) {
+      const int label = c.labels(round)[row];
+      if (label < 0) continue;
+      for (int i = p.context_size - 2; i > 0; --i) c.rows.history[i][row] = c.rows.history[i - 1][row];
+      c.rows.history[0][row] = label;
+    }
+  }
+
+  __device__ void first_stage(int round, int count) const {
+    for (int i = at.thread; i < count * kFloatUnits; i += kThreads) {
+      const int row = list()[i / kFloatUnits], unit = i % kFloatUnits;
+      if (unit >= units) continue;
+      const int label = c.labels(round)[row];
+      if (p.layers > 0) {
+        const int64_t entry = static_cast<int64_t>(label) * p.width + first_unit + unit;
+        const float4 input = __ldg(reinterpret_cast<const float4*>(p.gate_table) + entry);
+        send_cell(0, round, row, unit, add(input, *recurrent_sum(0, row, unit)));
+      } else {
+        write_value(hidden_message(0, round, row) + first_unit + unit, embed(row, label, unit));
+      }
+    }
+    if (p.context_size > 1) shift_history(round);
+  }
+
+  // Where a lane finds the hidden values of its row of those from list entry `first` on.
+  __device__ const float* find_row(int stage, int round, int first, int count) const {
+    const int entry = first + at.g;
+    return at.g < kStage && entry < count ? hidden_message(stage, round, list()[entry]) : nullptr;
+  }
+
+  __device__ void second_stage(int round, int count) const {
+    GateWeights input, recurrent;
+    uint4 x[kQuads];
+    const float* row = find_row(0, round, 0, count);
+    fetch_gates(input, 1, false);
+    fetch_gates(recurrent, 0, true);
+    request_rows(at, x, row, p.width);
+#pragma unroll 1
+    for (int first = 0; first < count; first += kPass) {
+      const int here = min(kPass, count - first);
+#pragma unroll 1
+      for (int slot = 0; slot < here; slot += kStage) {
+        await_rows(at, x, row);
+        stage(x, slot);
+        row = find_row(0, round, first + slot + kStage, count);
+        request_rows(at, x, row, p.width);
+        gate_parts(input, sums(0), slot, min(here, slot + kStage));
+      }
+      const int slot = at.thread / kFloatUnits, unit = at.thread % kFloatUnits;
+      const bool own = slot < here && unit < units;
+      const int own_row = own ? list()[first + slot] : 0;
+      __syncthreads();
+      if (own) {
+        send_cell(1, round, own_row, unit, add(gate_sum(sums(0)), *recurrent_sum(1, own_row, unit)));
+      }
+      gate_parts(recurrent, sums(1), 0, here);
+      __syncthreads();
+      if (own) keep_recurrent(0, own_row, unit, sums(1));
+    }
+  }
+
+  __device__ void project(int round, int count) const {
+    const int last_stage = c.stages() - 1;
+    const bool has_recurrent = c.has_units && p.layers > 0;
+    OutputWeights projection;
+    GateWeights recurrent;
+    uint4 x[kQuads];
+    const float* row = find_row(last_stage, round, 0, count);
+    fetch_columns(c, projection, layout.projection_weights, kThreads / 2, output_entry(), output_columns(),
+                  p.width, at);
+    if (has_recurrent) fetch_gates(recurrent, last_stage, true);
+    request_rows(at, x, row, p.width);
+#pragma unroll 1
+    for (int first = 0; first < count; first += kPass) {
+      const int here = min(kPass, count - first);
+#pragma unroll 1
+      for (int slot = 0; slot < here; slot += kStage) {
+        await_rows(at, x, row);
+        stage(x, slot);
+        row = find_row(last_stage, round, first + slot + kStage, count);
+        request_rows(at, x, row, p.width);
+      }
+      if (c.has_outputs) output_parts(projection, sums(0), here);
+      __syncthreads();
+      const int output = at.thread % kFloatOutputs;
+      if (at.thread / kFloatOutputs < here && output < outputs) {
+        send_output(list()[first + at.thread / kFloatOutputs], output, output_sum(sums(0)));
+      }
+      if (has_recurrent) gate_parts(recurrent, sums(1), 0, here);
+      __syncthreads();
+      const int slot = at.thread / kFloatUnits, unit = at.thread % kFloatUnits;
+      if (has_recurrent && slot < here && unit < units) {
+        keep_recurrent(last_stage, list()[first + slot], unit, sums(1));
+      }
+    }
+  }
+
+  // A step for the rows with a label in `round`. `meanwhile` is called while the first values travel.
+  template <typename Meanwhile>
+  __device__ void step(int round, Meanwhile meanwhile) {
+    at = Place::of_thread();
+    const int* labels = c.labels(round);
+    const int count = list_rows(c, list(), [labels](int row) { return labels[row] >= 0; });
+    if (c.has_units && count > 0) first_stage(round, count);
+    meanwhile();
+    if (count == 0) return;
+    if (c.has_units && p.layers > 1) second_stage(round, count);
+    if (c.has_outputs || (c.has_units && p.layers > 0)) project(round, count);
+  }
+};
+
+}  // namespace rnnt_fastdecode::cuda

@@ -1,0 +1,232 @@
+// Products of the resident decoder in true fp32.
+//
+// The depth of a product, at most 640, is split over the 8 warps: each multiplies a slice of 80 numbers of
+// every row. A lane (k = lane % 8, q = lane / 8) keeps 10 of them in registers for each of its columns; the 8
+// lanes of a q share their columns. The rows' slices lie in shared memory: a lane reads its 10 numbers of a
+// row once for all its columns. Then the sums of 8 rows are halved from lane to lane until lane k has row k,
+// and whoever needs a sum adds up the parts of the 8 warps.
+#pragma once
+
+#include "context.cuh"
+#include "values.cuh"
+
+namespace rnnt_fastdecode::cuda {
+
+constexpr int kSlice = kFloatWidth / kWarps;
+constexpr int kDepthLanes = 8;
+constexpr int kLaneDepth = kSlice / kDepthLanes;
+constexpr int kQuads = kSlice / 16;  // of four numbers: what each of the 4 lanes of a row copies of a slice
+
+// A thread's place in a product; g and t are its row and quad where eight rows are read.
+struct Place {
+  int thread;
+  int warp;
+  int k;
+  int q;
+  int g;
+  int t;
+
+  // Of an index that the compiler cannot see through: addresses that follow from it are worked out where they
+  // are needed. Carried from round to round they would be more than the registers hold.
+  __device__ static Place of_thread() {
+    int thread = threadIdx.x;
+    asm volatile("" : "+r"(thread));
+    const int lane = thread % kWarp;
+    return {thread, thread / kWarp, lane % kDepthLanes, lane / kDepthLanes, lane / 4, lane % 4};
+  }
+};
+
+// Which number of a row stands at `offset` of a warp's slice: two runs of 32 and one of 16.
+__device__ inline int slice_depth(int warp, int offset) {
+  if (offset < 32) return 32 * warp + offset;
+  if (offset < 64) return 32 * kWarps + 32 * warp + offset - 32;
+  return 64 * kWarps + 16 * warp + offset - 64;
+}
+
+// `count` rows of a weight matrix, the columns of a product.
+struct Columns {
+  const float* first;
+  int64_t stride;
+  int count;
+};
+
+__device__ inline float4 prefetch_quad(const float* address, bool wanted) {
+  const uint4 bits = prefetch_constant(address, wanted);
+  return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)};
+}
+
+// A lane's part of its columns, in the order in which `multiply` reads a slice.
+template <int Count>
+__device__ inline void read_columns(float (&weights)[Count][kLaneDepth], const Columns& columns, int width,
+                                    const Place& at) {
+  const int first = slice_depth(at.warp, 4 * at.k), second = slice_depth(at.warp, 32 + 4 * at.k),
+            third = slice_depth(at.warp, 64 + 2 * at.k);
+#pragma unroll
+  for (int i = 0; i < Count; ++i) {
+    const float* row = columns.first + i * columns.stride;
+    const bool exists = i < columns.count;
+    const float4 low = prefetch_quad(row + first, exists && first < width);
+    const float4 high = prefetch_quad(row + second, exists && second < width);
+    const float2 rest = prefetch_pair(row + third, exists && third < width);
+    weights[i][0] = low.x, weights[i][1] = low.y, weights[i][2] = low.z, weights[i][3] = low.w;
+    weights[i][4] = high.x, weights[i][5] = high.y, weights[i][6] = high.z, weights[i][7] = high.w;
+    weights[i][8] = rest.x, weights[i][9] = rest.y;
+  }
+}
+
+// The same weights in shared memory, in the order of the `entries` lanes that own them.
+template <int Count>
+__device__ inline void keep_columns(const float (&weights)[Count][kLaneDepth], void* store, int entries,
+                                    int entry) {
+  auto* quads = static_cast<float4*>(store) + entry;
+  auto* pairs = reinterpret_cast<float2*>(static_cast<float4*>(store) + 2 * Count * entries) + entry;
+#pragma unroll
+  for (int i = 0; i < Count; ++i) {
+    const float (&w)[kLaneDepth] = weights[i];
+    quads[2 * i * entries] = {w[0], w[1], w[2], w[3]};
+    quads[(2 * i + 1) * entries] = {w[4], w[5], w[6], w[7]};
+    pairs[i * entries] = {w[8], w[9]};
+  }
+}
+
+template <int Count>
+__device__ inline void read_kept(float (&weights)[Count][kLaneDepth], const void* store, int entries,
+                                 int entry) {
+  const auto* quads = static_cast<const float4*>(store) + entry;
+  const auto* pairs =
+      reinterpret_cast<const float2*>(static_cast<const float4*>(store) + 2 * Count * entries) + entry;
+#pragma unroll
+  for (int i = 0; i < Count; ++i) {
+    const float4 low = quads[2 * i * entries], high = quads[(2 * i + 1) * entries];
+    const float2 rest = pairs[i * entries];
+    weights[i][0] = low.x, weights[i][1] = low.y, weights[i][2] = low.z, weights[i][3] = low.w;
+    weights[i][4] = high.x, weights[i][5] = high.y, weights[i][6] = high.z, weights[i][7] = high.w;
+    weights[i][8] = rest.x, weights[i][9] = rest.y;
+  }
+}
+
+// Into registers before the waiting that follows; `offset` into shared memory is negative for weights that
+// found no room there.
+template <int Count>
+__device__ inline void fetch_columns(const Context& c, float (&weights)[Count][kLaneDepth], int offset,
+                                     int entries, int entry, const Columns& columns, int width,
+                                     const Place& at) {
+  if (offset >= 0) {
+    read_kept(weights, c.shared + offset, entries, entry);
+  } else {
+    read_columns(weights, columns, width, at);
+  }
+}
+
+template <int Count>
+__device__ inline void place_columns(const Context& c, int offset, int entries, int entry,
+                                     const Columns& columns, int width, const Place& at) {
+  float weights[Count][kLaneDepth];
+  read_columns(weights, columns, width, at);
+  keep_columns(weights, c.shared + offset, entries, entry);
+}
+
+// Where a lane finds its part of a row.
+struct LaneRow {
+  const unsigned char* quads;
+  const unsigned char* pair;
+};
+
+template <int Count>
+__device__ inline void multiply_row(const float (&weights)[Count][kLaneDepth], const LaneRow& row,
+                                    float (&sums)[Count]) {
+  const float4 low = *reinterpret_cast<const float4*>(row.quads);
+  const float4 high = *reinterpret_cast<const float4*>(row.quads + 32 * sizeof(float));
+  const float2 rest = *reinterpret_cast<const float2*>(row.pair);
+  const float x[kLaneDepth] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w, rest.x, rest.y};
+#pragma unroll
+  for (int i = 0; i < Count; ++i) sums[i] = 0.0f;
+#pragma unroll
+  for (int d = 0; d < kLaneDepth; ++d) {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) sums[i] = fmaf(weights[i][d], x[d], sums[i]);
+  }
+}
+
+// Every lane k keeps the rows j ^ k with j = 0, 2 Step, 4 Step, ... below Rows from `row` on, and gives those
+// with j = Step, 3 Step, ... to the lane that wants them.
+template <int Rows, int Step, int Count>
+__device__ inline void multiply_and_halve(const float (&weights)[Count][kLaneDepth], const LaneRow& row,
+                                          int k, float (&sums)[Count]) {
+  if constexpr (Step == Rows) {
+    multiply_row(weights, row, sums);
+  } else {
+    float given[Count];
+    constexpr int kAway = Step * kSlice * static_cast<int>(sizeof(float));
+    const int away = (k & Step) != 0 ? -kAway : kAway;
+    multiply_and_halve<Rows, 2 * Step>(weights, row, k, sums);
+    multiply_and_halve<Rows, 2 * Step>(weights, {row.quads + away, row.pair + away}, k, given);
+#pragma unroll
+    for (int i = 0; i < Count; ++i) sums[i] += __shfl_xor_sync(kFullMask, given[i], Step);
+  }
+}
+
+// This warp's part of Rows rows (1, 2, 4 or 8) times the lane's columns: lane k gets row k % Rows.
+template <int Rows, int Count>
+__device__ inline void multiply(const float (&weights)[Count][kLaneDepth], const float* slices, int k,
+                                float (&sums)[Count]) {
+  const float* row = slices + k % Rows * kSlice;
+  multiply_and_halve<Rows, 1>(weights,
+                              {reinterpret_cast<const unsigned char*>(row + 4 * k),
+                               reinterpret_cast<const unsigned char*>(row + 64 + 2 * k)},
+                              k, sums);
+#pragma unroll
+  for (int offset = Rows; offset < kDepthLanes; offset *= 2) {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) sums[i] += __shfl_xor_sync(kFullMask, sums[i], offset);
+  }
+}
+
+// A lane's part of the slices of 8 rows: the quads at t of row g. `row` is null where there is nothing to
+// read and 0 is to stand. The first attempt:
+__device__ inline void request_rows(const Place& at, uint4 (&x)[kQuads], const float* row, int width) {
+#pragma unroll
+  for (int l = 0; l < kQuads; ++l) {
+    const int depth = slice_depth(at.warp, 16 * l + 4 * at.t);
+    x[l] = row != nullptr && depth < width ? empty_message() : uint4{0, 0, 0, 0};
+    read_if_missing(x[l], row + depth);
+  }
+}
+
+__device__ inline void await_rows(const Place& at, uint4 (&x)[kQuads], const float* row) {
+  bool missing;
+  int polls = 0;
+  do {
+    if (polls++ == kPatience) __trap();
+#pragma unroll
+    for (int l = 0; l < kQuads; ++l) {
+      read_if_missing(x[l], row + slice_depth(at.warp, 16 * l + 4 * at.t));
+    }
+    missing = false;
+#pragma unroll
+    for (int l = 0; l < kQuads; ++l) missing |= is_missing(x[l]);
+  } while (__any_sync(kFullMask, missing));
+}
+
+// The projected output of a row after as many labels of this launch.
+__device__ inline float* output_values(const Context& c, int labels, int row) {
+  const int64_t index = static_cast<int64_t>(labels % kGenerations) * c.batch + row;
+  return reinterpret_cast<float*>(c.p.scratch + c.plan.output_messages) + index * c.p.greedy.joint.width;
+}
+
+// Rows for which `wanted` holds, listed by every warp for itself.
+template <typename Wanted>
+__device__ inline int list_rows(const Context& c, unsigned char* list, Wanted wanted) {
+  int count = 0;
+  for (int first = 0; first < c.batch; first += kWarp) {
+    const int row = first + c.lane;
+    const bool listed = row < c.batch && wanted(row);
+    const unsigned mask = __ballot_sync(kFullMask, listed);
+    if (listed) list[count + __popc(mask & ((1u << c.lane) - 1))] = static_cast<unsigned char>(row);
+    count += __popc(mask);
+  }
+  __syncwarp();
+  return count;
+}
+
+}  // namespace rnnt_fastdecode::cuda

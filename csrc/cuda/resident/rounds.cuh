@@ -1,0 +1,142 @@
+// The resident decoder. A round, as every block sees it:
+//
+//   judge     joint of the rows' next W frames and the block's columns -> partial results
+//   decide    a few blocks: merge a row's partial results, walk to its first label -> decision
+//   gather    all blocks: the decisions of all rows
+//   step      blocks with units: the prediction network -> projected outputs
+//
+// The stages wait for messages (exchange.cuh), never for a barrier of the grid. Value messages have four
+// generations, round % 4. A block publishes its progress r when it has judged round r, and no decision of
+// round r + 1 appears before every block's progress is r. So whoever has gathered the decisions of round r -
+// 1 knows that everybody has judged round r - 2 and has read the messages of round r - 3: these a block
+// empties before it publishes progress r, and nobody looks for messages of round r + 1 in their place before.
+
+#pragma once
+
+#include <cooperative_groups.h>
+
+#include "context.cuh"
+#include "decider.cuh"
+
+namespace rnnt_fastdecode::cuda {
+
+__device__ inline void load_rows(const Context& c) {
+  const GreedyProblem& greedy = c.p.greedy;
+  for (int row = threadIdx.x; row < c.batch; row += kThreads) {
+    const int time = greedy.times[row], count = greedy.counts[row];
+    const int length = min(greedy.joint.lengths[row], greedy.joint.frames);
+    c.rows.times[row] = time;
+    c.rows.lengths[row] = length;
+    c.rows.symbols[row] = greedy.symbols[row];
+    c.rows.counts[row] = count;
+    c.rows.labelled[row] = 0;
+    c.rows.done[row] = !(time < length && count < greedy.capacity);
+    for (int i = 0; i < kGenerations; ++i) c.rows.labels[i][row] = -1;
+    for (int i = 0; i + 1 < c.p.context_size; ++i) {
+      c.rows.history[i][row] = c.p.context[static_cast<int64_t>(row) * (c.p.context_size - 1) + i];
+    }
+  }
+}
+
+__device__ inline void store_history(const Context& c) {
+  for (int row = threadIdx.x; c.block == 0 && row < c.batch; row += kThreads) {
+    for (int i = 0; i + 1 < c.p.context_size; ++i) {
+      c.p.context[static_cast<int64_t>(row) * (c.p.context_size - 1) + i] = c.rows.history[i][row];
+    }
+  }
+}
+
+template <typename Predictor>
+__device__ void empty_all(const Context& c, const Predictor& predictor) {
+  const uint4 untagged{0, 0, 0, 0};
+  for (int row = threadIdx.x; row < c.batch; row += kThreads) {
+    predictor.prepare_messages(row);
+    for (int i = 0; i < 2; ++i) write_message(c.decision(i, c.block, row), untagged);
+  }
+  const int window = c.p.greedy.joint.window;
+  for (int i = threadIdx.x; c.slot == 0 && i < c.batch * window; i += kThreads) {
+    const int row = i / window, frame = i % window;
+    write_message(c.partial(row, frame, c.column_block), untagged);
+    if (c.duration_block >= 0) write_message(c.duration_partial(row, frame, c.duration_block), untagged);
+    for (int j = 0; j < 2; ++j) write_message(c.partial_sum(j, row, frame, c.column_block), untagged);
+  }
+  if (threadIdx.x == 0) publish_progress(c.progress(c.block), -1);
+}
+
+template <typename Predictor>
+__device__ void empty_old(const Context& c, const Predictor& predictor, int round) {
+  for (int row = threadIdx.x; row < c.batch; row += kThreads) predictor.empty_old(round, row);
+  __syncthreads();
+  // Not a thread of the first warp, which has decisions to gather.
+  if (threadIdx.x == kThreads - 1) publish_progress(c.progress(c.block), round);
+}
+
+// Whether any row goes on.
+__device__ inline bool gather(const Context& c, int round) {
+  int label = -1, done = 1;
+  if (threadIdx.x < c.batch) {
+    const int row = threadIdx.x;
+    done = c.rows.done[row];
+    if (!done) {
+      const uint4 message = await_tag(c.decision(round, c.block, row), static_cast<unsigned>(round + 1));
+      label = static_cast<int>(message.x);
+      done = static_cast<int>(message.z);
+      c.rows.times[row] = static_cast<int>(message.y);
+      c.rows.done[row] = done;
+      c.rows.labelled[row] += label >= 0 ? 1 : 0;
+    }
+    c.labels(round)[row] = label;
+  }
+  return __syncthreads_or(!done);
+}
+
+// Stages: what differs between the element types, Step and Joint, and the memory that a thread lends to
+// Joint.
+template <typename Stages>
+__global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_constant__ ResidentProblem p) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ int numbers[Rows::kNumbers * Stages::kRows];
+  __shared__ FrameResult results[kMaxWindow];
+  static_assert(sizeof(numbers) + sizeof(results) <= Stages::kStaticBytes);
+
+  const Context context{p, p.plan, shared, Rows::in(numbers, Stages::kRows)};
+  typename Stages::Step predictor{context};
+  typename Stages::Joint joint{context};
+  Decider decider{.c = context, .results = results};
+
+  load_rows(context);
+  empty_all(context, predictor);
+  predictor.load_weights();
+  joint.load_weights();
+  __syncthreads();
+  predictor.load_state();
+  joint.load_state();
+  joint.stage_first();
+  cooperative_groups::this_grid().sync();
+
+  bool live = false;
+  for (int row = 0; row < context.batch; ++row) live = live || !context.rows.done[row];
+  for (int round = 0; live; ++round) {
+    joint.judge(round);
+    decider.decide(round);
+    empty_old(context, predictor, round);
+    live = gather(context, round);
+    predictor.step(round, [&] { joint.stage_first(); });
+  }
+  store_history(context);
+}
+
+template <typename Stages>
+cudaError_t launch(const ResidentProblem& problem, cudaStream_t stream) {
+  const auto kernel = resident_kernel<Stages>;
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, problem.plan.shared_bytes);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  void* arguments[] = {const_cast<ResidentProblem*>(&problem)};
+  return cudaLaunchCooperativeKernel(kernel, dim3(problem.plan.blocks), dim3(kThreads), arguments,
+                                     problem.plan.shared_bytes, stream);
+}
+
+}  // namespace rnnt_fastdecode::cuda
