@@ -1,4 +1,4 @@
-"""NVIDIA NeMo's label-looping decoder with the weights of a planted network, in its fastest mode."""
+"""NVIDIA NeMo's label-looping decoder with the weights of a planted network, in any of its three modes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from torch import Tensor
 
 from rnnt_fastdecode.reference.decode import Transducer
 
+from .report import Row
+
+# What `force_cuda_graphs_mode` calls them; eager decoding has no graphs.
+MODES = {"full": "full_graph", "partial": "no_while_loops", "eager": None}
+
 
 def prepare(hook: str | None) -> None:
     """Call MODULE:FUNCTION, which makes `import nemo` work where NeMo is not installed."""
@@ -19,7 +24,11 @@ def prepare(hook: str | None) -> None:
 
 
 class NemoDecoder:
-    """GreedyBatched{RNNT,TDT}LabelLoopingComputer, blank last, on `device` in `dtype`."""
+    """GreedyBatched{RNNT,TDT}LabelLoopingComputer, blank last, on `device` in `dtype`.
+
+    mode: "full": one graph with conditional nodes, "partial": graphs without them, "eager": no graphs, the
+    only one without a GPU. Eager TDT decoding gives wrong durations in a batch (NeMo issue 16097).
+    """
 
     def __init__(
         self,
@@ -27,7 +36,7 @@ class NemoDecoder:
         device: torch.device,
         dtype: torch.dtype,
         max_symbols: int = 10,
-        mode: str = "full_graph",
+        mode: str = "full",
     ) -> None:
         from nemo.collections.asr.modules.rnnt import RNNTDecoder, RNNTJoint
         from nemo.collections.asr.parts.submodules.transducer_decoding import (
@@ -80,7 +89,7 @@ class NemoDecoder:
             "joint": joint.to(device, dtype),
             "blank_index": labels,
             "max_symbols_per_step": max_symbols,
-            "allow_cuda_graphs": device.type == "cuda",
+            "allow_cuda_graphs": MODES[mode] is not None,
         }
         if transducer.durations:
             self._computer = tdt_label_looping.GreedyBatchedTDTLabelLoopingComputer(
@@ -88,19 +97,23 @@ class NemoDecoder:
             )
         else:
             self._computer = rnnt_label_looping.GreedyBatchedRNNTLabelLoopingComputer(**options)
-        if device.type == "cuda":
+        if MODES[mode] is not None:
             # Forced, so that a silent fall-back to a slower mode cannot pass as the fast one.
-            self._computer.force_cuda_graphs_mode(mode)
+            self._computer.force_cuda_graphs_mode(MODES[mode])
 
     @torch.inference_mode()
     def __call__(self, encoder_output: Tensor, lengths: Tensor) -> Any:
         return self._computer(x=encoder_output, out_len=lengths)[0]
 
     @staticmethod
-    def labels(hypotheses: Any, batch: int) -> list[tuple[list[int], list[int]]]:
-        """Tokens and frames of each row."""
-        counts = hypotheses.current_lengths[:batch].tolist()
+    def rows(hypotheses: Any) -> list[Row]:
+        """Tokens, frames and, for TDT, durations of each row."""
+        durations = hypotheses.token_durations
         return [
-            (hypotheses.transcript[row, :count].tolist(), hypotheses.timestamps[row, :count].tolist())
-            for row, count in enumerate(counts)
+            (
+                hypotheses.transcript[row, :count].tolist(),
+                hypotheses.timestamps[row, :count].tolist(),
+                None if durations is None else durations[row, :count].tolist(),
+            )
+            for row, count in enumerate(hypotheses.current_lengths.tolist())
         ]

@@ -82,4 +82,7 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
   m.def(
       "greedy_resident_bytes(Tensor weight, str predictor_kind, Tensor[] predictor_weights, int batch, int "
       "num_durations, int window) -> int");
+
+  // Names of the CPU kernels that this machine can run: first those in use, then the others, the best first.
+  m.def("cpu_kernels() -> str[]");
 }

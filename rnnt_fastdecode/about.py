@@ -6,13 +6,14 @@ import importlib.metadata
 import json
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import soundfile
 import torch
 
 from . import __version__
+from .errors import ArgumentError
 
 
 def describe() -> Iterator[tuple[str, str]]:
@@ -29,7 +30,7 @@ def describe() -> Iterator[tuple[str, str]]:
     except (ImportError, OSError) as error:
         yield "ops", f"cannot be loaded: {error}"
         return
-    yield "CPU ops", f"loaded, {torch.get_num_threads()} threads"
+    yield "CPU ops", _cpu_ops(ops.cpu_kernels)
     yield "CUDA ops", _cuda_ops(ops.cuda_ops_loaded)
     yield "cuda-python", _version_of("cuda-bindings")
     if torch.cuda.is_available():
@@ -58,6 +59,15 @@ def _built() -> str:
         return f"CPU ops, with torch {build.TORCH_VERSION}; no nvcc was found, or none was wanted"
     targets = ", ".join(build.CUDA_ARCHITECTURES)
     return f"CPU and CUDA ops for {targets}, with torch {build.TORCH_VERSION} and nvcc {build.NVCC_VERSION}"
+
+
+def _cpu_ops(kernels: Callable[[], list[str]]) -> str:
+    try:
+        used, *others = kernels()
+    except ArgumentError as error:
+        return f"cannot be used: {error}"
+    besides = f" (also possible: {', '.join(others)})" if others else ""
+    return f"loaded, {torch.get_num_threads()} threads, {used} kernels{besides}"
 
 
 def _cuda_ops(loaded: bool) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `rnnt-fastdecode transcribe` and `rnnt-fastdecode info`.
+"""The command line: `rnnt-fastdecode transcribe`, `rnnt-fastdecode bench` and `rnnt-fastdecode info`.
 
 Results go to stdout, everything else to stderr. A fault is one line that names the file or the argument, and
 exit code 1. torch is imported only once there is work for it.
@@ -36,6 +36,7 @@ That was the built-in sample. Next:
   {PROGRAM} transcribe recording.wav                   a file: wav, flac, ogg, mp3
   {PROGRAM} transcribe FOLDER -f srt -d SUBTITLES      a folder, subtitles for each file
   {PROGRAM} transcribe a.mp3 -m parakeet.nemo -f json  another model, words with times
+  {PROGRAM} bench                                      how fast this machine decodes
   {PROGRAM} info                                       what was built, which GPU is used
   {PROGRAM} transcribe --help                          all options"""
 
@@ -78,6 +79,34 @@ def _traceback_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+_model_option = click.option(
+    "-m",
+    "--model",
+    default="bundled",
+    show_default=True,
+    metavar="PATH",
+    help="A .nemo file, a transformers directory, or 'bundled'.",
+)
+
+
+def _device_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    device = click.option(
+        "--device",
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|cuda|cuda:N",
+        help="Where to compute.",
+    )
+    dtype = click.option(
+        "--dtype",
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+        default="auto",
+        show_default=True,
+        help="auto = the checkpoint's own.",
+    )
+    return device(dtype(command))
+
+
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.pass_context
@@ -92,14 +121,7 @@ def commands(context: click.Context) -> None:
 
 @commands.command(short_help="Transcribe recordings.")
 @click.argument("inputs", metavar="[FILES|FOLDERS|GLOBS]...", nargs=-1, type=click.Path(path_type=str))
-@click.option(
-    "-m",
-    "--model",
-    default="bundled",
-    show_default=True,
-    metavar="PATH",
-    help="A .nemo file, a transformers directory, or 'bundled'.",
-)
+@_model_option
 @click.option(
     "--head", type=click.Choice(["rnnt", "tdt", "ctc"]), help="Decoder head.  [default: the model's own]"
 )
@@ -122,16 +144,7 @@ def commands(context: click.Context) -> None:
     show_default=True,
     help="Recordings decoded together.",
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where to compute."
-)
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="auto = the checkpoint's own.",
-)
+@_device_options
 @click.option(
     "-f",
     "--format",
@@ -195,6 +208,55 @@ def transcribe(
     return 1 if faults else 0
 
 
+@commands.command(short_help="Measure how fast a model decodes here.")
+@click.argument("inputs", metavar="[FILES|FOLDERS|GLOBS]...", nargs=-1, type=click.Path(path_type=str))
+@_model_option
+@click.option("--head", type=click.Choice(["rnnt", "tdt"]), help="Decoder head.  [default: the model's own]")
+@click.option(
+    "-b", "--batch", metavar="N,N,..", help="Batch sizes.  [default: 1,8,32,128 on a GPU, 1,8 on a CPU]"
+)
+@click.option("--seconds", type=click.FloatRange(min=0.1), help="Audio in each row.  [default: 12]")
+@click.option("--frames", type=click.IntRange(min=1), help="Encoder frames in each row, instead of seconds.")
+@_device_options
+@click.option(
+    "--json", "output", type=click.Path(path_type=str), metavar="FILE", help="Write the figures, too."
+)
+@_traceback_option
+def bench(
+    inputs: tuple[str, ...],
+    model: str,
+    head: str | None,
+    batch: str | None,
+    seconds: float | None,
+    frames: int | None,
+    device: str,
+    dtype: str,
+    output: str | None,
+) -> int:
+    """Measure how fast a model decodes on this machine, beside what its encoder costs.
+
+    The recordings, or else a built-in sample, are repeated until every row of a batch is full; each row
+    starts at another place. Times are medians of a whole batch.
+    """
+    if seconds is not None and frames is not None:
+        raise ArgumentError("--seconds and --frames exclude each other; expected one of them")
+    batches = None if batch is None else _parsed_batches(batch)
+    recordings, faults = _collect(inputs) if inputs else ([Recording(_sample(), "sample")], 0)
+    if faults:
+        return 1
+    speech_model = _loaded(model, device, dtype)
+    if frames is None:
+        frames = max(1, round((seconds or 12.0) / speech_model.frame_seconds))
+
+    from .bench import Report
+
+    report = Report(speech_model, [r.path for r in recordings], frames, head, output)
+    click.echo(report.heading)
+    for size in batches or ((1, 8) if speech_model.device.type == "cpu" else (1, 8, 32, 128)):
+        click.echo(report.measure(size))
+    return 0
+
+
 @commands.command(short_help="Show what was built, and what is used here.")
 @_traceback_option
 def info() -> None:
@@ -211,6 +273,13 @@ def _parsed_context(value: str) -> tuple[int, int]:
     except ValueError:
         raise ArgumentError(f"--context {value!r}; expected two integers such as 70,13") from None
     return left, right
+
+
+def _parsed_batches(value: str) -> list[int]:
+    sizes = [int(part) if part.strip().isdecimal() else 0 for part in value.split(",")]
+    if min(sizes) < 1:
+        raise ArgumentError(f"--batch {value!r}; expected batch sizes such as 1,8,32")
+    return sizes
 
 
 def _context_with(model: SpeechModel, lookahead: int) -> tuple[int, int]:

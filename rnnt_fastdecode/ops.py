@@ -24,6 +24,7 @@ from . import fakes
 from .errors import ArgumentError, RnntFastdecodeError
 
 __all__ = [
+    "cpu_kernels",
     "cuda_ops_loaded",
     "greedy_rounds_",
     "joint_argmax",
@@ -68,6 +69,20 @@ def _call(op: Callable[..., Any], *arguments: Any) -> Any:
         raise RnntFastdecodeError(
             "The CUDA ops are not loaded: they are built where nvcc is found, and need a torch with CUDA."
         ) from None
+
+
+def cpu_kernels() -> list[str]:
+    """Names of the CPU kernels that this machine can run: first those in use, then the others, best first.
+
+    "avx512_bf16" multiplies bfloat16 numbers directly, "avx512" and "avx2" widen halves to float32 in
+    registers, "portable" is for every other machine. They round differently: where results must be the same
+    to the last bit on different machines, RNNT_FASTDECODE_CPU_CAPABILITY=avx2, for one, in the environment
+    names the kernels to use.
+
+    Raises:
+        ArgumentError: the environment names kernels that this machine does not have; all ops then do.
+    """
+    return list(_call(torch.ops.rnnt_fastdecode.cpu_kernels.default))
 
 
 def joint_argmax(

@@ -1,15 +1,15 @@
-// greedy_rounds_ on the CPU: the whole greedy loop, threaded over rows.
+// greedy_rounds_ on the CPU: the whole greedy loop.
 //
-// A thread walks its rows together, so that they share passes over the weights: the joint network for a few
-// frames of every row that has not yet found its next label, then one predictor step for all rows that did.
-// Blank does not change the predictor's output, so looking at frames ahead is exact; frames that a row then
-// skips were computed in vain, so only as many are looked at as it takes to fill a pass. With fewer rows than
-// threads the rows stay together and the threads share the matrix products instead.
+// Rows advance on their own and share passes over the weights: the joint network for a few frames of every
+// row that has not yet found its next label, and a predictor step for the rows that did. Blank does not
+// change the predictor's output, so looking at frames ahead is exact; frames that a row then skips were
+// computed in vain, so only as many are looked at as it takes to fill a pass. The predictor's weights are
+// most of all weights: its step waits until enough rows have a label to make the pass worth it.
+//
+// Threads share each pass, so that a weight is read once for all rows and by one thread. Where the weights
+// are small enough for every thread to keep them near, threads take rows of their own instead and never wait.
 
 #include <torch/csrc/stable/ops.h>
-
-#include <algorithm>
-#include <atomic>
 
 #include "joint.h"
 #include "predictor.h"
@@ -17,7 +17,14 @@
 namespace rnnt_fastdecode {
 namespace {
 
-constexpr int64_t kFramesPerPass = 16;
+// Rows of activations from which on a pass over the weights is bound by arithmetic and not by memory. Of
+// frames fewer are looked at, as some of them are in vain; of labels more are awaited where there are many
+// rows.
+constexpr int64_t kFramesPerPass = 8;
+constexpr int64_t kLabelsPerPass = 12;
+
+// Numbers that a core's own cache holds.
+constexpr int64_t kPrivateWeights = 1 << 18;
 
 struct Rules {
   int32_t blank_id;
@@ -34,9 +41,10 @@ struct Outputs {
 
 class RowGroup {
  public:
-  RowGroup(const JointSizes& sizes, const Joint& joint, const Predictor& predictor, const Rules& rules,
+  RowGroup(Crew& crew, const JointSizes& sizes, Joint& joint, Predictor& predictor, const Rules& rules,
            const Outputs& outputs, const int32_t* lengths, int64_t begin, int64_t end)
-      : sizes_(sizes),
+      : crew_(crew),
+        sizes_(sizes),
         joint_(joint),
         predictor_(predictor),
         rules_(rules),
@@ -47,21 +55,17 @@ class RowGroup {
 
   // Runs the rounds; returns the number of rows that are still active.
   int64_t run() {
-    for (int64_t round = 0; rules_.rounds < 0 or round < rules_.rounds; ++round) {
-      pending_.clear();
-      labels_.clear();
+    if (rules_.rounds < 0) {
+      run_to_the_end();
+      return 0;
+    }
+    for (int64_t round = 0; round < rules_.rounds; ++round) {
       for (int64_t row = begin_; row < end_; ++row) {
-        if (not active(row)) continue;
-        pending_.push_back({row, rules_.rounds < 0 ? end_of(row) : out_.times[row] + rules_.window});
+        if (active(row)) searches_.push_back({.row = row, .end = out_.times[row] + rules_.window});
       }
-      if (pending_.empty()) return 0;
-      // Without a limit on rounds nobody counts them, and a row that found its label need not wait for the
-      // others.
-      do {
-        look_ahead();
-        walk();
-      } while (rules_.rounds > 0 and not pending_.empty());
-      predictor_.step(labels_.data(), static_cast<int64_t>(labels_.size()));
+      if (searches_.empty()) return 0;
+      while (not searches_.empty()) search();
+      feed();
     }
     int64_t remaining = 0;
     for (int64_t row = begin_; row < end_; ++row) remaining += active(row);
@@ -69,8 +73,11 @@ class RowGroup {
   }
 
  private:
-  struct Window {
+  // A row looks for its next label, before frame `end`.
+  struct Search {
     int64_t row, end;
+    int64_t first = 0, count = 0;  // its part of frames_
+    int32_t label = -1;            // what it found
   };
 
   int64_t end_of(int64_t row) const { return std::min<int64_t>(lengths_[row], sizes_.frames); }
@@ -78,58 +85,80 @@ class RowGroup {
     return out_.times[row] < end_of(row) and out_.counts[row] < out_.capacity;
   }
 
-  // The joint network for the next frames of every pending row.
-  void look_ahead() {
-    const int64_t share = std::max<int64_t>(1, kFramesPerPass / static_cast<int64_t>(pending_.size()));
-    frames_.clear();
-    for (const Window& window : pending_) {
-      const int64_t first = out_.times[window.row];
-      const int64_t last = std::min({first + share, window.end, end_of(window.row)});
-      for (int64_t time = first; time < last; ++time) frames_.push_back({window.row, time});
+  // Nobody counts the rounds, so that a row need not wait for the others' labels.
+  void run_to_the_end() {
+    for (int64_t row = begin_; row < end_; ++row) {
+      if (active(row)) searches_.push_back({.row = row, .end = end_of(row)});
     }
-    activations_.resize(frames_.size() * static_cast<size_t>(sizes_.joint_width));
-    logits_.resize(frames_.size() * static_cast<size_t>(joint_.outputs()));
-    joint_.logits(frames_.data(), static_cast<int64_t>(frames_.size()), activations_.data(), logits_.data());
-  }
-
-  // Moves every pending row over its blanks, to its first label or to the end of what was looked at. Rows
-  // that have frames of their window left stay pending.
-  void walk() {
-    size_t kept = 0, next = 0;
-    for (const Window& window : pending_) {
-      int32_t& time = out_.times[window.row];
-      const size_t base = next;
-      const int64_t first = frames_[base].time;
-      while (next < frames_.size() and frames_[next].row == window.row) ++next;
-      const int64_t seen = first + static_cast<int64_t>(next - base);
-      bool found = false;
-      while (time < seen and not found) {
-        found = advance(window.row,
-                        logits_.data() + (base + static_cast<size_t>(time - first)) * joint_.outputs());
+    const auto enough = static_cast<size_t>(std::max(kLabelsPerPass, (end_ - begin_) / 4));
+    while (not searches_.empty()) {
+      while (not searches_.empty() and labels_.size() < enough) search();
+      for (const PredictorLabel& fed : labels_) {
+        if (active(fed.row)) searches_.push_back({.row = fed.row, .end = end_of(fed.row)});
       }
-      if (not found and time < std::min(window.end, end_of(window.row))) pending_[kept++] = window;
+      feed();
     }
-    pending_.resize(kept);
   }
 
-  // One frame of one row: true if it gave a label.
-  bool advance(int64_t row, const float* scores) {
+  void feed() {
+    predictor_.step(crew_, labels_.data(), static_cast<int64_t>(labels_.size()));
+    labels_.clear();
+  }
+
+  // Looks at the next frames of every row that searches. Rows that find a label go over to labels_, rows at
+  // their end are done.
+  void search() {
+    const auto rows = static_cast<int64_t>(searches_.size());
+    const int64_t share = std::max<int64_t>(1, kFramesPerPass / rows);
+    frames_.clear();
+    for (Search& search : searches_) {
+      const int64_t first = out_.times[search.row];
+      const int64_t last = std::min({first + share, search.end, end_of(search.row)});
+      search.first = static_cast<int64_t>(frames_.size());
+      search.count = last - first;
+      for (int64_t time = first; time < last; ++time) frames_.push_back({search.row, time});
+    }
+    const auto count = static_cast<int64_t>(frames_.size());
+    joint_.evaluate(crew_, frames_.data(), count);
+    crew_.share(rows, count * sizes_.vocab, [&](int64_t i) { walk(searches_[i]); });
+
+    size_t kept = 0;
+    for (const Search& search : searches_) {
+      if (search.label >= 0) {
+        labels_.push_back({search.row, search.label});
+      } else if (out_.times[search.row] < std::min(search.end, end_of(search.row))) {
+        searches_[kept++] = search;
+      }
+    }
+    searches_.resize(kept);
+  }
+
+  // Moves a row over its blanks, to its first label or to the end of what was looked at.
+  void walk(Search& search) {
+    int32_t& time = out_.times[search.row];
+    const int64_t first = time;
+    while (time < first + search.count and search.label < 0) {
+      search.label = advance(search.row, search.first + time - first);
+    }
+  }
+
+  // One frame of one row, the i-th that was looked at: the label that it gave, or -1 for blank.
+  int32_t advance(int64_t row, int64_t i) {
     const bool tdt = not rules_.durations.empty();
-    const auto token = static_cast<int32_t>(argmax(scores, sizes_.vocab));
-    const int64_t duration = tdt ? rules_.durations[argmax(scores + sizes_.vocab, sizes_.num_durations)] : 0;
+    const auto token = static_cast<int32_t>(joint_.token(i));
+    const int64_t duration = tdt ? rules_.durations[joint_.duration(i)] : 0;
     int32_t& time = out_.times[row];
     int32_t& symbols = out_.symbols[row];
     if (token == rules_.blank_id) {
       time += static_cast<int32_t>(tdt ? std::max<int64_t>(duration, 1) : 1);
       symbols = 0;
-      return false;
+      return -1;
     }
     const int64_t place = row * out_.capacity + out_.counts[row]++;
     out_.tokens[place] = token;
     out_.frames[place] = time;
     out_.token_durations[place] = static_cast<int32_t>(duration);
-    out_.log_probs[place] = best_log_probability(scores, sizes_.vocab, token);
-    labels_.push_back({row, token});
+    out_.log_probs[place] = joint_.log_probability(i, token);
     if (duration > 0) {
       time += static_cast<int32_t>(duration);
       symbols = 0;
@@ -137,20 +166,20 @@ class RowGroup {
       time += 1;
       symbols = 0;
     }
-    return true;
+    return token;
   }
 
+  Crew& crew_;
   const JointSizes& sizes_;
-  const Joint& joint_;
-  const Predictor& predictor_;
+  Joint& joint_;
+  Predictor& predictor_;
   const Rules& rules_;
   const Outputs& out_;
   const int32_t* lengths_;
   const int64_t begin_, end_;
-  std::vector<Window> pending_;
+  std::vector<Search> searches_;
   std::vector<JointFrame> frames_;
   std::vector<PredictorLabel> labels_;
-  std::vector<float> activations_, logits_;
 };
 
 void check_values(const GreedySizes& sizes, const Outputs& out) {
@@ -165,10 +194,9 @@ void check_values(const GreedySizes& sizes, const Outputs& out) {
   }
 }
 
-// Multiply-adds of the joint network alone, for every frame that a call can reach in a row.
-int64_t work_per_row(const GreedySizes& sizes, int64_t rounds) {
-  const int64_t looks = rounds < 0 ? sizes.joint.frames : std::min(rounds, sizes.joint.frames);
-  return looks * sizes.joint.joint_width * (sizes.joint.vocab + sizes.joint.num_durations);
+// How many frames a call can look at in a row.
+int64_t frames_within_reach(const GreedySizes& sizes, int64_t rounds) {
+  return rounds < 0 ? sizes.joint.frames : std::min(rounds, sizes.joint.frames);
 }
 
 void greedy_rounds_(const Tensor& encoder, const Tensor& lengths, const Tensor& weight,
@@ -197,25 +225,29 @@ void greedy_rounds_(const Tensor& encoder, const Tensor& lengths, const Tensor& 
   check_values(sizes, outputs);
   check_context("greedy_rounds_", sizes.predictor, predictor_state);
 
-  const Joint joint(sizes.joint, encoder, predictor_output, weight, bias);
-  const Predictor predictor(sizes.predictor, predictor_weights, predictor_state, predictor_output);
   const Rules rules{.blank_id = static_cast<int32_t>(blank_id),
                     .durations = durations,
                     .max_symbols = max_symbols,
                     .window = window,
                     .rounds = rounds};
-  const int64_t batch = sizes.joint.batch;
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t worthwhile = kMinimumWork / std::max<int64_t>(1, work_per_row(sizes, rounds));
-  const int64_t rows_per_thread =
-      batch < threads ? batch : std::max((batch + threads - 1) / threads, worthwhile);
   std::atomic<int64_t> remaining = 0;
-  torch::stable::parallel_for(0, batch, std::max<int64_t>(1, rows_per_thread),
-                              [&](int64_t begin, int64_t end) {
-                                remaining += RowGroup(sizes.joint, joint, predictor, rules, outputs,
-                                                      lengths.const_data_ptr<int32_t>(), begin, end)
-                                                 .run();
-                              });
+  const auto run_rows = [&](Crew& crew, int64_t begin, int64_t end) {
+    Joint joint(sizes.joint, encoder, predictor_output, weight, bias);
+    Predictor predictor(sizes.predictor, predictor_weights, predictor_state, predictor_output);
+    remaining += RowGroup(crew, sizes.joint, joint, predictor, rules, outputs,
+                          lengths.const_data_ptr<int32_t>(), begin, end)
+                     .run();
+  };
+  const int64_t batch = sizes.joint.batch;
+  const int64_t members = crew_size(batch * frames_within_reach(sizes, rounds) * work_of(sizes.joint));
+  const int64_t weights = work_of(sizes.joint) + work_of(sizes.predictor);
+  if (batch >= members and weights <= kPrivateWeights) {
+    torch::stable::parallel_for(0, batch, (batch + members - 1) / members, [&](int64_t begin, int64_t end) {
+      Crew::run(1, [&](Crew& alone) { run_rows(alone, begin, end); });
+    });
+  } else {
+    Crew::run(members, [&](Crew& crew) { run_rows(crew, 0, batch); });
+  }
   active.mutable_data_ptr<int32_t>()[0] = static_cast<int32_t>(remaining.load());
 }
 

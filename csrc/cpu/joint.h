@@ -10,28 +10,40 @@ struct JointFrame {
   int64_t row, time;
 };
 
+// Multiply-adds of one frame, which is also the number of weights.
+inline int64_t work_of(const JointSizes& sizes) {
+  return (sizes.vocab + sizes.num_durations) * sizes.joint_width;
+}
+
 class Joint {
  public:
   Joint(const JointSizes& sizes, const Tensor& encoder, const Tensor& predictor, const Tensor& weight,
         const std::optional<Tensor>& bias);
 
-  int64_t outputs() const { return sizes_.vocab + sizes_.num_durations; }
+  Joint(const Joint&) = delete;
+  Joint& operator=(const Joint&) = delete;
 
-  // Scores of `count` frames: activations [count, J] is scratch, logits [count, V + N] the result.
-  void logits(const JointFrame* frames, int64_t count, float* activations, float* logits) const;
+  // Scores of `count` frames.
+  void evaluate(Crew& crew, const JointFrame* frames, int64_t count);
+
+  // What evaluate found for its i-th frame: the first token with the highest score (NaN counts as highest),
+  // log_softmax of the tokens' scores there, and the first best of the durations.
+  int64_t token(int64_t i) const;
+  float log_probability(int64_t i, int64_t token) const;
+  int64_t duration(int64_t i) const;
 
  private:
+  void join(const JointFrame& frame, int64_t i);
+
   JointSizes sizes_;
   const void* encoder_;
   const void* predictor_;
   std::vector<float> bias_;
   WeightMatrix weight_;
+
+  // Scratch memory, kept from call to call.
+  Activations activations_;
+  std::vector<float> scores_;  // [count, V + N]
 };
-
-// Index of the first maximum; NaN counts as greatest, as in torch.argmax.
-int64_t argmax(const float* values, int64_t count);
-
-// log_softmax(logits)[token] for the token with the highest score.
-float best_log_probability(const float* logits, int64_t vocab, int64_t token);
 
 }  // namespace rnnt_fastdecode

@@ -4,9 +4,7 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
 #include <cmath>
-#include <limits>
 #include <tuple>
 
 #include "joint.h"
@@ -15,65 +13,71 @@ namespace rnnt_fastdecode {
 
 Joint::Joint(const JointSizes& sizes, const Tensor& encoder, const Tensor& predictor, const Tensor& weight,
              const std::optional<Tensor>& bias)
-    : sizes_(sizes), encoder_(encoder.const_data_ptr()), predictor_(predictor.const_data_ptr()) {
+    : sizes_(sizes),
+      encoder_(encoder.const_data_ptr()),
+      predictor_(predictor.const_data_ptr()),
+      activations_(sizes.dtype) {
+  const int64_t outputs = sizes.vocab + sizes.num_durations;
   if (bias) {
-    bias_.resize(static_cast<size_t>(outputs()));
-    load_row(sizes.dtype, bias->const_data_ptr(), 0, outputs(), bias_.data());
+    bias_.resize(static_cast<size_t>(outputs));
+    load_row(sizes.dtype, bias->const_data_ptr(), 0, outputs, bias_.data());
   }
   weight_ = {.data = weight.const_data_ptr(),
              .offset = 0,
-             .rows = outputs(),
+             .rows = outputs,
              .columns = sizes.joint_width,
              .dtype = sizes.dtype,
              .bias = bias ? bias_.data() : nullptr};
 }
 
-void Joint::logits(const JointFrame* frames, int64_t count, float* activations, float* logits) const {
+void Joint::evaluate(Crew& crew, const JointFrame* frames, int64_t count) {
+  const auto needed = static_cast<size_t>(count * weight_.rows);
+  if (scores_.size() < needed) scores_.resize(needed);
+  activations_.resize(count, sizes_.joint_width);
+  // A number costs about as much as 16 multiply-adds here.
+  crew.share(count, 16 * count * sizes_.joint_width, [&](int64_t i) { join(frames[i], i); });
+  multiply(crew, {{&activations_, &weight_, scores_.data()}}, count, weight_.rows,
+           [](int64_t, int64_t, int64_t, int64_t) {});
+}
+
+// Activations of the i-th frame: activation(encoder + predictor), the sum and the result rounded to dtype.
+void Joint::join(const JointFrame& frame, int64_t i) {
+  constexpr int64_t kBlock = 256;
   const int64_t width = sizes_.joint_width;
-  std::vector<float> predicted(static_cast<size_t>(width));
-  for (int64_t i = 0; i < count; ++i) {
-    float* out = activations + i * width;
-    load_row(sizes_.dtype, encoder_, frames[i].row * sizes_.encoder_batch_stride + frames[i].time * width,
-             width, out);
-    load_row(sizes_.dtype, predictor_, frames[i].row * width, width, predicted.data());
-    for (int64_t k = 0; k < width; ++k) out[k] += predicted[k];
-    round_row(sizes_.dtype, out, width);
-    switch (sizes_.activation) {
-      case Activation::kRelu:
-        // Written so that NaN passes, as in torch.relu.
-        for (int64_t k = 0; k < width; ++k) out[k] = out[k] < 0 ? 0 : out[k];
-        break;
-      case Activation::kTanh:
-        for (int64_t k = 0; k < width; ++k) out[k] = std::tanh(out[k]);
-        round_row(sizes_.dtype, out, width);
-        break;
-      case Activation::kSigmoid:
-        for (int64_t k = 0; k < width; ++k) out[k] = 1 / (1 + std::exp(-out[k]));
-        round_row(sizes_.dtype, out, width);
-        break;
+  float sum[kBlock], predicted[kBlock];
+  for (int64_t first = 0; first < width; first += kBlock) {
+    const int64_t size = std::min(kBlock, width - first);
+    load_row(sizes_.dtype, encoder_, frame.row * sizes_.encoder_batch_stride + frame.time * width + first,
+             size, sum);
+    load_row(sizes_.dtype, predictor_, frame.row * width + first, size, predicted);
+    kernels().add(predicted, size, sum);
+    if (sizes_.activation == Activation::kRelu) {
+      // Rounding before and after it is the same.
+      kernels().relu(sum, size);
+    } else {
+      round_row(sizes_.dtype, sum, size);
+      (sizes_.activation == Activation::kTanh ? kernels().tanh : kernels().sigmoid)(sum, size);
     }
+    activations_.store(i, first, sum, size);
   }
-  multiply(activations, count, weight_, logits);
 }
 
-int64_t argmax(const float* values, int64_t count) {
-  int64_t best = 0;
-  for (int64_t i = 1; i < count and not std::isnan(values[best]); ++i) {
-    if (values[i] > values[best] or std::isnan(values[i])) best = i;
-  }
-  return best;
+int64_t Joint::token(int64_t i) const {
+  return kernels().argmax(scores_.data() + i * weight_.rows, sizes_.vocab);
 }
 
-float best_log_probability(const float* logits, int64_t vocab, int64_t token) {
-  double sum = 0;
-  for (int64_t v = 0; v < vocab; ++v) sum += std::exp(logits[v] - logits[token]);
-  return static_cast<float>(-std::log(sum));
+float Joint::log_probability(int64_t i, int64_t token) const {
+  const float* scores = scores_.data() + i * weight_.rows;
+  return static_cast<float>(-std::log(kernels().sum_exp(scores, sizes_.vocab, scores[token])));
+}
+
+int64_t Joint::duration(int64_t i) const {
+  return kernels().argmax(scores_.data() + i * weight_.rows + sizes_.vocab, sizes_.num_durations);
 }
 
 namespace {
 
-constexpr int64_t kSmallestGroup = 8;
-constexpr int64_t kLargestGroup = 64;  // 264 KB of scores at 1030 outputs
+constexpr int64_t kGroup = 64;  // 264 KB of scores at 1030 outputs
 
 std::tuple<Tensor, Tensor, Tensor> joint_argmax(const Tensor& encoder, const Tensor& predictor,
                                                 const Tensor& weight, const std::optional<Tensor>& bias,
@@ -110,25 +114,18 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(const Tensor& encoder, const Ten
     }
   }
 
-  const Joint joint(sizes, encoder, predictor, weight, bias);
+  Joint joint(sizes, encoder, predictor, weight, bias);
   const auto count = static_cast<int64_t>(frames.size());
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t group = std::clamp((count + threads - 1) / threads, kSmallestGroup, kLargestGroup);
-  torch::stable::parallel_for(0, (count + group - 1) / group, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> activations(static_cast<size_t>(group * sizes.joint_width));
-    std::vector<float> logits(static_cast<size_t>(group * joint.outputs()));
-    for (int64_t first = begin * group; first < std::min(end * group, count); first += group) {
-      const int64_t size = std::min(group, count - first);
-      joint.logits(frames.data() + first, size, activations.data(), logits.data());
-      for (int64_t i = 0; i < size; ++i) {
-        const float* scores = logits.data() + i * joint.outputs();
-        const int64_t place = places[first + i], best = argmax(scores, sizes.vocab);
+  Crew::run(crew_size(count * work_of(sizes)), [&](Crew& crew) {
+    for (int64_t first = 0; first < count; first += kGroup) {
+      const int64_t size = std::min(kGroup, count - first);
+      joint.evaluate(crew, frames.data() + first, size);
+      crew.share(size, 16 * size * sizes.vocab, [&](int64_t i) {
+        const int64_t place = places[first + i], best = joint.token(i);
         token[place] = static_cast<int32_t>(best);
-        log_prob[place] = best_log_probability(scores, sizes.vocab, best);
-        if (num_durations > 0) {
-          duration[place] = static_cast<int32_t>(argmax(scores + sizes.vocab, num_durations));
-        }
-      }
+        log_prob[place] = joint.log_probability(i, best);
+        if (num_durations > 0) duration[place] = static_cast<int32_t>(joint.duration(i));
+      });
     }
   });
   return {tokens, durations, log_probs};

@@ -1,98 +1,93 @@
-// Weights are the large operand: they are read once for all rows, in blocks of weight rows that are widened
-// to float32 where they are halves, and stay in the cache while tiles of 2 rows x 6 weight rows run over
-// them.
-
 #include "matmul.h"
 
-#include <torch/csrc/stable/ops.h>
-
-#include <algorithm>
-#include <vector>
+#include <cstring>
 
 namespace rnnt_fastdecode {
-namespace {
 
-// One AVX2 register: where there is no AVX-512, GCC splits longer vectors by way of memory. 12 accumulators
-// hide the latency of multiply-add and leave AVX2 registers for the operands.
-constexpr int kLanes = 8;
-constexpr int kTileRows = 2;
-constexpr int kTileWeights = 6;
-
-constexpr int64_t kBlock = 24;  // weight rows that a thread takes at a time: 61 KB at 640 columns
-
-typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
-
-template <int kRows, int kWeights>
-inline __attribute__((always_inline)) void dot_tile(const float* x, const float* weight, int64_t columns,
-                                                    float* out, int64_t out_stride) {
-  Lanes sums[kRows][kWeights] = {};
-  int64_t k = 0;
-  for (; k + kLanes <= columns; k += kLanes) {
-    for (int r = 0; r < kRows; ++r) {
-      const Lanes value = *reinterpret_cast<const Lanes*>(x + r * columns + k);
-      for (int n = 0; n < kWeights; ++n) {
-        sums[r][n] += value * *reinterpret_cast<const Lanes*>(weight + n * columns + k);
-      }
-    }
+void Activations::resize(int64_t rows, int64_t columns) {
+  rows_ = rows;
+  columns_ = columns;
+  const auto size = static_cast<size_t>(rows * columns);
+  if (floats_.size() < size) floats_.resize(size);
+  if (not halves_) return;
+  if (bfloat16_.size() < size) bfloat16_.resize(size);
+  if (subnormal_.size() < static_cast<size_t>(rows)) {
+    subnormal_ = std::vector<std::atomic<bool>>(static_cast<size_t>(rows));
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int n = 0; n < kWeights; ++n) {
-      float sum = 0;
-      for (int lane = 0; lane < kLanes; ++lane) sum += sums[r][n][lane];
-      for (int64_t i = k; i < columns; ++i) sum += x[r * columns + i] * weight[n * columns + i];
-      out[r * out_stride + n] = sum;
-    }
+  for (auto& row : subnormal_) row.store(false, std::memory_order_relaxed);
+}
+
+void Activations::load(int64_t row, int64_t column, const void* base, int64_t offset, int64_t count) {
+  const int64_t place = row * columns_ + column;
+  if (not halves_) {
+    load_row(dtype_, base, offset, count, floats_.data() + place);
+    return;
+  }
+  BFloat16* values = bfloat16_.data() + place;
+  std::memcpy(values, static_cast<const BFloat16*>(base) + offset,
+              static_cast<size_t>(count) * sizeof(BFloat16));
+  if (kernels().any_subnormal(values, count)) subnormal_[row].store(true, std::memory_order_relaxed);
+}
+
+void Activations::store(int64_t row, int64_t column, const float* values, int64_t count) {
+  const int64_t place = row * columns_ + column;
+  if (not halves_) {
+    std::copy_n(values, count, floats_.data() + place);
+    round_row(dtype_, floats_.data() + place, count);
+    return;
+  }
+  kernels().narrow_bfloat16(values, count, bfloat16_.data() + place);
+  if (kernels().any_subnormal(bfloat16_.data() + place, count)) {
+    subnormal_[row].store(true, std::memory_order_relaxed);
   }
 }
 
-template <int kRows>
-inline __attribute__((always_inline)) void dot_rows(const float* x, const float* weight, int64_t weights,
-                                                    int64_t columns, float* out, int64_t out_stride) {
-  int64_t n = 0;
-  for (; n + kTileWeights <= weights; n += kTileWeights) {
-    dot_tile<kRows, kTileWeights>(x, weight + n * columns, columns, out + n, out_stride);
+void Activations::finish() {
+  any_subnormal_ = false;
+  for (int64_t row = 0; halves_ and row < rows_; ++row) {
+    if (not subnormal_[row].load(std::memory_order_relaxed)) continue;
+    any_subnormal_ = true;
+    const int64_t place = row * columns_;
+    kernels().widen_bfloat16(bfloat16_.data() + place, columns_, floats_.data() + place);
   }
-  for (; n < weights; ++n) dot_tile<kRows, 1>(x, weight + n * columns, columns, out + n, out_stride);
 }
 
-RNNT_FASTDECODE_CLONES void dot_block(const float* x, int64_t count, const float* weight, int64_t weights,
-                                      int64_t columns, float* out, int64_t out_stride) {
-  int64_t r = 0;
-  for (; r + kTileRows <= count; r += kTileRows) {
-    dot_rows<kTileRows>(x + r * columns, weight, weights, columns, out + r * out_stride, out_stride);
+void Activations::multiply(int64_t begin, int64_t end, const WeightMatrix& weight, int64_t first,
+                           int64_t count, float* out, int64_t out_stride) const {
+  const int64_t offset = weight.offset + first * columns_;
+  const float* bias = weight.bias ? weight.bias + first : nullptr;
+  const auto as_floats = [&](int64_t row, int64_t rows, auto dot, auto* values) {
+    dot(floats_.data() + row * columns_, rows, values + offset, count, columns_, bias,
+        out + (row - begin) * out_stride, out_stride);
+  };
+  const Kernels& kernel = kernels();
+  if (dtype_ == ScalarType::Float) {
+    as_floats(begin, end - begin, kernel.dot_float, static_cast<const float*>(weight.data));
+    return;
   }
-  for (; r < count; ++r)
-    dot_rows<1>(x + r * columns, weight, weights, columns, out + r * out_stride, out_stride);
-}
-
-}  // namespace
-
-void multiply(const float* x, int64_t count, const WeightMatrix& weight, float* out) {
-  const int64_t blocks = (weight.rows + kBlock - 1) / kBlock;
-  const int64_t block_work = count * kBlock * weight.columns;
-  const int64_t grain = std::max<int64_t>(1, kMinimumWork / std::max<int64_t>(1, block_work));
-  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-    thread_local std::vector<float> widened;
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = block * kBlock;
-      const int64_t size = std::min(kBlock, weight.rows - first);
-      const int64_t offset = weight.offset + first * weight.columns;
-      const float* values;
-      if (weight.dtype == ScalarType::Float) {
-        values = static_cast<const float*>(weight.data) + offset;
-      } else {
-        widened.resize(static_cast<size_t>(kBlock * weight.columns));
-        load_row(weight.dtype, weight.data, offset, size * weight.columns, widened.data());
-        values = widened.data();
-      }
-      dot_block(x, count, values, size, weight.columns, out + first, weight.rows);
-      if (weight.bias == nullptr) continue;
-      for (int64_t r = 0; r < count; ++r) {
-        float* sums = out + r * weight.rows + first;
-        for (int64_t n = 0; n < size; ++n) sums[n] += weight.bias[first + n];
-      }
+  if (dtype_ == ScalarType::Half) {
+    as_floats(begin, end - begin, kernel.dot_half, static_cast<const Half*>(weight.data));
+    return;
+  }
+  const auto* values = static_cast<const BFloat16*>(weight.data);
+  if (not halves_) {
+    as_floats(begin, end - begin, kernel.dot_bfloat16, values);
+    return;
+  }
+  for (int64_t row = begin; row < end;) {
+    if (any_subnormal_ and subnormal_[row].load(std::memory_order_relaxed)) {
+      as_floats(row++, 1, kernel.dot_bfloat16, values);
+      continue;
     }
-  });
+    int64_t stop = end;
+    if (any_subnormal_) {
+      stop = row + 1;
+      while (stop < end and not subnormal_[stop].load(std::memory_order_relaxed)) ++stop;
+    }
+    kernel.dot_bfloat16_pairs(bfloat16_.data() + row * columns_, stop - row, values + offset, count, columns_,
+                              bias, out + (row - begin) * out_stride, out_stride);
+    row = stop;
+  }
 }
 
 }  // namespace rnnt_fastdecode

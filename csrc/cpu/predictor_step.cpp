@@ -1,27 +1,18 @@
-// predictor_step_ on the CPU. The rows that have a label are gathered, go through the network together, one
-// pass over the weights for all of them, and are written back to their places.
-
-#include <torch/csrc/stable/ops.h>
-
-#include <algorithm>
-#include <cmath>
+// predictor_step_ on the CPU. The rows that have a label are gathered and go through the network together, so
+// that weights are read once for all of them.
 
 #include "predictor.h"
 
 namespace rnnt_fastdecode {
-namespace {
-
-inline float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
-
-}  // namespace
 
 Predictor::Predictor(const PredictorSizes& sizes, const std::vector<Tensor>& weights,
                      const std::vector<Tensor>& state, const Tensor& output)
     : sizes_(sizes), embedding_(weights[0].const_data_ptr()), output_(output.mutable_data_ptr()) {
   const int64_t width = sizes.width;
   const bool lstm = sizes.kind == PredictorKind::kLstm;
+  const int64_t matrices = lstm ? 1 : 2;  // of each layer
   const int64_t rows = (lstm ? 4 : 3) * width, columns = (lstm ? 2 : 1) * width;
-  for (int64_t i = 0; i < (lstm ? 1 : 2) * sizes.layers; ++i) {
+  for (int64_t i = 0; i < matrices * sizes.layers; ++i) {
     layers_.push_back({.data = weights[1].const_data_ptr(),
                        .offset = i * rows * columns,
                        .rows = rows,
@@ -44,107 +35,112 @@ Predictor::Predictor(const PredictorSizes& sizes, const std::vector<Tensor>& wei
   } else {
     context_ = state[0].mutable_data_ptr<int32_t>();
   }
+  for (size_t i = 0; i <= layers_.size(); ++i) inputs_.emplace_back(sizes.dtype);
 }
 
-void Predictor::step(const PredictorLabel* labels, int64_t count) const {
+void Predictor::step(Crew& crew, const PredictorLabel* labels, int64_t count) {
   if (count == 0) return;
-  std::vector<float> result(static_cast<size_t>(count * sizes_.width));
-  if (sizes_.kind == PredictorKind::kLstm) {
-    lstm(labels, count, result.data());
-  } else if (sizes_.kind == PredictorKind::kGru) {
-    gru(labels, count, result.data());
+  const bool is_lstm = sizes_.kind == PredictorKind::kLstm, is_gru = sizes_.kind == PredictorKind::kGru;
+  // The gates of an LSTM; both sides of the gates of a GRU and its hidden state.
+  const int64_t width = sizes_.width, layer_sums = (is_lstm ? 4 : is_gru ? 7 : 0) * width;
+  const auto needed = static_cast<size_t>(count * std::max(layer_sums, sizes_.joint_width));
+  if (sums_.size() < needed) sums_.resize(needed);
+  for (Activations& input : inputs_) {
+    input.resize(count, is_lstm and &input != &inputs_.back() ? 2 * width : width);
+  }
+  if (is_lstm) {
+    lstm(crew, labels, count);
+  } else if (is_gru) {
+    gru(crew, labels, count);
   } else {
-    stateless(labels, count, result.data());
+    stateless(crew, labels, count);
   }
-  std::vector<float> projected(static_cast<size_t>(count * sizes_.joint_width));
-  multiply(result.data(), count, projection_, projected.data());
-  for (int64_t i = 0; i < count; ++i) {
-    store_row(sizes_.dtype, projected.data() + i * sizes_.joint_width, sizes_.joint_width, output_,
-              labels[i].row * sizes_.joint_width);
-  }
+  multiply(crew, {{&inputs_.back(), &projection_, sums_.data()}}, count, sizes_.joint_width,
+           [&](int64_t first_row, int64_t end_row, int64_t first, int64_t end) {
+             for (int64_t i = first_row; i < end_row; ++i) {
+               store_row(sizes_.dtype, sums_.data() + i * sizes_.joint_width + first, end - first, output_,
+                         labels[i].row * sizes_.joint_width + first);
+             }
+           });
 }
 
 // i, f, g, o = W [x, h] + b; c = sigmoid(f) c + sigmoid(i) tanh(g); h = sigmoid(o) tanh(c)
-void Predictor::lstm(const PredictorLabel* labels, int64_t count, float* result) const {
-  const int64_t width = sizes_.width;
-  std::vector<float> input(static_cast<size_t>(count * 2 * width));
-  std::vector<float> gates(static_cast<size_t>(count * 4 * width));
+void Predictor::lstm(Crew& crew, const PredictorLabel* labels, int64_t count) {
+  const int64_t width = sizes_.width, layers = sizes_.layers;
+  const auto state = [&](int64_t layer, int64_t i) { return (layer * sizes_.batch + labels[i].row) * width; };
   for (int64_t i = 0; i < count; ++i) {
-    load_row(sizes_.dtype, embedding_, labels[i].label * width, width, result + i * width);
+    inputs_.front().load(i, 0, embedding_, labels[i].label * width, width);
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      inputs_[layer].load(i, width, hidden_, state(layer, i), width);
+    }
   }
-  for (int64_t layer = 0; layer < sizes_.layers; ++layer) {
-    const auto state = [&](int64_t i) { return (layer * sizes_.batch + labels[i].row) * width; };
-    for (int64_t i = 0; i < count; ++i) {
-      float* row = input.data() + i * 2 * width;
-      std::copy_n(result + i * width, width, row);
-      load_row(sizes_.dtype, hidden_, state(i), width, row + width);
-    }
-    multiply(input.data(), count, layers_[static_cast<size_t>(layer)], gates.data());
-    for (int64_t i = 0; i < count; ++i) {
-      const float* gate = gates.data() + i * 4 * width;
-      float* cell = cell_ + state(i);
-      float* hidden = result + i * width;
-      for (int64_t k = 0; k < width; ++k) {
-        cell[k] = sigmoid(gate[width + k]) * cell[k] + sigmoid(gate[k]) * std::tanh(gate[2 * width + k]);
-        hidden[k] = sigmoid(gate[3 * width + k]) * std::tanh(cell[k]);
-      }
-      round_row(sizes_.dtype, hidden, width);
-      store_row(sizes_.dtype, hidden, width, hidden_, state(i));
-    }
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    multiply(crew, {{&inputs_[layer], &layers_[layer], sums_.data()}}, count, width,
+             [&](int64_t first_row, int64_t end_row, int64_t first, int64_t end) {
+               for (int64_t i = first_row; i < end_row; ++i) {
+                 const int64_t place = state(layer, i) + first;
+                 float* gates = sums_.data() + i * 4 * width + first;
+                 // The hidden state takes the place of the input gate, which is not needed any more.
+                 kernels().lstm_cell(gates, width, end - first, cell_ + place, gates);
+                 store_row(sizes_.dtype, gates, end - first, hidden_, place);
+                 inputs_[layer + 1].load(i, first, hidden_, place, end - first);
+               }
+             });
   }
 }
 
 // r, z = sigmoid(W x + b + U h + c); n = tanh(W x + b + r (U h + c)); h = (1 - z) n + z h
-void Predictor::gru(const PredictorLabel* labels, int64_t count, float* result) const {
-  const int64_t width = sizes_.width;
-  std::vector<float> previous(static_cast<size_t>(count * width));
-  std::vector<float> from_input(static_cast<size_t>(count * 3 * width)), from_hidden(from_input.size());
+void Predictor::gru(Crew& crew, const PredictorLabel* labels, int64_t count) {
+  const int64_t width = sizes_.width, layers = sizes_.layers;
+  const auto state = [&](int64_t layer, int64_t i) { return (layer * sizes_.batch + labels[i].row) * width; };
   for (int64_t i = 0; i < count; ++i) {
-    load_row(sizes_.dtype, embedding_, labels[i].label * width, width, result + i * width);
+    inputs_.front().load(i, 0, embedding_, labels[i].label * width, width);
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      inputs_[2 * layer + 1].load(i, 0, hidden_, state(layer, i), width);
+    }
   }
-  for (int64_t layer = 0; layer < sizes_.layers; ++layer) {
-    const auto state = [&](int64_t i) { return (layer * sizes_.batch + labels[i].row) * width; };
-    for (int64_t i = 0; i < count; ++i) {
-      load_row(sizes_.dtype, hidden_, state(i), width, previous.data() + i * width);
-    }
-    multiply(result, count, layers_[static_cast<size_t>(2 * layer)], from_input.data());
-    multiply(previous.data(), count, layers_[static_cast<size_t>(2 * layer + 1)], from_hidden.data());
-    for (int64_t i = 0; i < count; ++i) {
-      const float* in = from_input.data() + i * 3 * width;
-      const float* own = from_hidden.data() + i * 3 * width;
-      float* hidden = result + i * width;
-      for (int64_t k = 0; k < width; ++k) {
-        const float reset = sigmoid(in[k] + own[k]);
-        const float update = sigmoid(in[width + k] + own[width + k]);
-        const float fresh = std::tanh(in[2 * width + k] + reset * own[2 * width + k]);
-        hidden[k] = fresh + update * (previous[static_cast<size_t>(i * width + k)] - fresh);
-      }
-      round_row(sizes_.dtype, hidden, width);
-      store_row(sizes_.dtype, hidden, width, hidden_, state(i));
-    }
+  float* from_input = sums_.data();
+  float* from_hidden = from_input + count * 3 * width;
+  float* hidden = from_hidden + count * 3 * width;
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    const int64_t x = 2 * layer, h = x + 1;
+    multiply(crew, {{&inputs_[x], &layers_[x], from_input}, {&inputs_[h], &layers_[h], from_hidden}}, count,
+             width, [&](int64_t first_row, int64_t end_row, int64_t first, int64_t end) {
+               for (int64_t i = first_row; i < end_row; ++i) {
+                 const int64_t place = state(layer, i) + first;
+                 const int64_t gates = i * 3 * width + first;
+                 float* own = hidden + i * width + first;
+                 load_row(sizes_.dtype, hidden_, place, end - first, own);
+                 kernels().gru_cell(from_input + gates, from_hidden + gates, width, end - first, own);
+                 store_row(sizes_.dtype, own, end - first, hidden_, place);
+                 inputs_[x + 2].load(i, first, hidden_, place, end - first);
+               }
+             });
   }
 }
 
-void Predictor::stateless(const PredictorLabel* labels, int64_t count, float* result) const {
+void Predictor::stateless(Crew& crew, const PredictorLabel* labels, int64_t count) {
+  constexpr int64_t kBlock = 256;
   const int64_t width = sizes_.width, history = sizes_.context - 1;
-  std::vector<float> entry(static_cast<size_t>(width));
-  for (int64_t i = 0; i < count; ++i) {
+  crew.share(count, count * sizes_.context * width, [&](int64_t i) {
     int32_t* previous = context_ + labels[i].row * history;
-    float* sum = result + i * width;
-    load_row(sizes_.dtype, embedding_, labels[i].label * width, width, sum);
-    for (int64_t k = 0; k < history; ++k) {
-      load_row(sizes_.dtype, embedding_, ((k + 1) * sizes_.vocab + previous[k]) * width, width, entry.data());
-      for (int64_t h = 0; h < width; ++h) sum[h] += entry[h];
-    }
-    round_row(sizes_.dtype, sum, width);
-    if (sizes_.kind == PredictorKind::kStatelessRelu) {
-      for (int64_t h = 0; h < width; ++h) sum[h] = sum[h] < 0 ? 0 : sum[h];
+    float sum[kBlock], entry[kBlock];
+    for (int64_t first = 0; first < width; first += kBlock) {
+      const int64_t size = std::min(kBlock, width - first);
+      load_row(sizes_.dtype, embedding_, labels[i].label * width + first, size, sum);
+      for (int64_t k = 0; k < history; ++k) {
+        load_row(sizes_.dtype, embedding_, ((k + 1) * sizes_.vocab + previous[k]) * width + first, size,
+                 entry);
+        kernels().add(entry, size, sum);
+      }
+      if (sizes_.kind == PredictorKind::kStatelessRelu) kernels().relu(sum, size);
+      inputs_.back().store(i, first, sum, size);
     }
     if (history > 0) {
       std::copy_backward(previous, previous + history - 1, previous + history);
       previous[0] = labels[i].label;
     }
-  }
+  });
 }
 
 void check_context(const char* op, const PredictorSizes& sizes, const std::vector<Tensor>& state) {
@@ -169,7 +165,9 @@ void predictor_step_(const std::string& kind, const std::vector<Tensor>& weights
     if (label[b] >= 0) fed.push_back({b, label[b]});
   }
   check_context("predictor_step_", sizes, state);
-  Predictor(sizes, weights, state, output).step(fed.data(), static_cast<int64_t>(fed.size()));
+  Predictor predictor(sizes, weights, state, output);
+  const auto count = static_cast<int64_t>(fed.size());
+  Crew::run(crew_size(count * work_of(sizes)), [&](Crew& crew) { predictor.step(crew, fed.data(), count); });
 }
 
 }  // namespace

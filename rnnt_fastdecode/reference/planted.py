@@ -71,11 +71,13 @@ def plant(
     predictor_kind: str = "lstm",
     context: int = 2,
     seed: int = 0,
+    ring: bool = False,
 ) -> Planted:
     """A float32 network of these sizes: vocab_size is V, with blank, the last id unless blank_id is given.
 
     hidden and encoder_width must be at least joint_width and are equal to it by default; num_layers is for an
-    LSTM or a GRU, context for a stateless predictor.
+    LSTM or a GRU, context for a stateless predictor. With `ring` the successors form one ring through all
+    labels, so that only max_symbols ends a burst; TDT then needs a duration of 0.
     """
     hidden = hidden or joint_width
     encoder_width = encoder_width or joint_width
@@ -94,6 +96,11 @@ def plant(
     names = _signs(vocab_size, chained, generator)
     successor = torch.randint(0, vocab_size, (vocab_size,), generator=generator)
     has_successor = (torch.rand(vocab_size, generator=generator) < 0.75) & (successor != blank_id)
+    if ring:
+        labels = torch.arange(vocab_size)[torch.arange(vocab_size) != blank_id]
+        # Start of sequence, a blank, has a successor too.
+        successor[labels], successor[blank_id] = labels.roll(-1), labels[0]
+        has_successor[:] = True
 
     entries = torch.zeros(vocab_size, hidden)
     entries[:, :plain] = codes
@@ -139,8 +146,8 @@ def plant(
         duration_weight = normal(len(durations), joint_width, scale=3.0 / math.sqrt(plain))
         duration_bias = normal(len(durations))
         if 0 in durations:
-            # Bursts stay on their frame.
-            duration_weight[durations.index(0), plain:] += 16.0 / chained
+            # Bursts stay on their frame: with a ring always, otherwise mostly.
+            duration_weight[durations.index(0), plain:] += (64.0 if ring else 16.0) / chained
         weight, bias = torch.cat([weight, duration_weight]), torch.cat([bias, duration_bias])
     transducer = Transducer(
         encoder_weight=orthonormal,

@@ -22,10 +22,10 @@ class Outcome:
 
 @pytest.fixture
 def run(capsys, tiny_model_folder):
-    """run(*arguments) calls the program in this process, `transcribe` with the tiny model on the CPU."""
+    """run(*arguments) calls the program in this process, with the tiny model on the CPU."""
 
     def call(*arguments) -> Outcome:
-        if arguments and arguments[0] == "transcribe":
+        if arguments and arguments[0] in ("transcribe", "bench"):
             arguments = (*arguments, "--device", "cpu")
             if "--model" not in arguments:
                 arguments = (*arguments, "--model", tiny_model_folder)

@@ -31,6 +31,26 @@ def test_chains_give_bursts_up_to_max_symbols():
     assert sizes[1] > 10 and sizes[6] > 0 and any(1 < size < 6 for size in sizes)
 
 
+@pytest.mark.parametrize("durations", [(), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("blank_id", [None, 0, 5])
+def test_a_ring_of_successors_emits_max_symbols_on_every_chain_frame(durations, blank_id):
+    planted = plant(vocab_size=65, joint_width=256, durations=durations, blank_id=blank_id, ring=True)
+    encoder = planted.encoder(1, 12, rate=0.0, chains=1.0, seed=4)
+    result = greedy_decode(planted.transducer, encoder[0], max_symbols=70)
+    assert Counter(result.frames) == dict.fromkeys(range(12), 70)
+    assert len(set(result.tokens)) == 64
+    assert min(result.margins) > 1.0
+
+
+def test_a_ring_changes_nothing_outside_of_bursts():
+    plain, ringed = (plant(seed=7, ring=ring) for ring in (False, True))
+    first, second = (network.encoder(1, 60, chains=0.0, seed=1) for network in (plain, ringed))
+    assert torch.equal(first, second)
+    results = [greedy_decode(network.transducer, first[0]) for network in (plain, ringed)]
+    assert results[0].tokens == results[1].tokens and len(results[0].tokens) > 5
+    assert results[0].frames == results[1].frames
+
+
 def test_tdt_uses_many_durations():
     planted = plant(joint_width=64, durations=(0, 1, 2, 3, 4))
     encoder = planted.encoder(6, 60, seed=3)

@@ -20,8 +20,9 @@ def parts(plant):
 
 def make(parts):
     network, predictor, joint = parts
-    blank_id = network.transducer.blank_id
-    return GreedyDecoder(predictor.cuda(), joint.cuda(), blank_id, (0, 1, 2, 3, 4), engine="graph")
+    return GreedyDecoder(
+        predictor.cuda(), joint.cuda(), network.transducer.blank_id, (0, 1, 2, 3, 4), engine="graph"
+    )
 
 
 def batch(parts, rows, frames, seed=0):
@@ -121,12 +122,14 @@ NETWORKS = [
     ("lstm", (0, 2, 4, 8)),
     ("gru", (0, 1, 2, 3, 4)),
 ]
-RUNS = [("graph", *network) for network in NETWORKS] + [("resident", *network) for network in NETWORKS[:3]]
 
 
-@pytest.mark.parametrize(("engine", "kind", "durations"), RUNS)
+@pytest.mark.parametrize("engine", ["graph", "resident"])
+@pytest.mark.parametrize(("kind", "durations"), NETWORKS)
 def test_the_gpu_decodes_what_the_cpu_decodes(plant, engine, kind, durations, capsys):
     """2,000 utterances over the four networks; RNNT_FASTDECODE_UTTERANCES asks for more."""
+    if engine == "resident" and kind == "gru":
+        pytest.skip("the resident kernel has no GRU")
     wanted = int(os.environ.get("RNNT_FASTDECODE_UTTERANCES", "2000"))
     network, predictor, joint = plant(
         vocab_size=65, joint_width=96, durations=durations, predictor_kind=kind, seed=11

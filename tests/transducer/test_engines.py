@@ -1,0 +1,206 @@
+"""Which engine decodes a batch, and that every engine decodes the same."""
+
+import os
+
+import pytest
+import torch
+
+from rnnt_fastdecode import ArgumentError, GreedyDecoder
+from rnnt_fastdecode.reference.ops import lstm_step
+from rnnt_fastdecode.transducer.resident import best_window, gate_table
+from rnnt_fastdecode.transducer.runners import MOST_RESIDENT_ROWS
+from rnnt_fastdecode.transducer.weights import pack_predictor
+
+TDT = (0, 1, 2, 3, 4)
+HALVES = [torch.bfloat16, torch.float16]
+# Networks that the resident kernel takes: kind, layers, V, H.
+NETWORKS = [
+    ("lstm", 1, 33, 64),
+    ("lstm", 2, 1025, 640),
+    ("stateless", 1, 77, 200),
+    ("stateless_relu", 1, 512, 64),
+]
+
+
+def make(parts, dtype, durations=(), **options):
+    network, predictor, joint = parts
+    device = options.pop("device", "cuda")
+    return GreedyDecoder(
+        predictor.to(device, dtype),
+        joint.to(device, dtype),
+        network.transducer.blank_id,
+        durations,
+        **options,
+    )
+
+
+def lists(result):
+    return [(h.tokens, h.frames, h.durations) for h in result.hypotheses()]
+
+
+def ragged(network, rows, frames, seed=0):
+    """Encoder output and lengths, the first row full and the second empty."""
+    lengths = torch.randint(0, frames + 1, (rows,), generator=torch.Generator().manual_seed(seed))
+    lengths[:2] = torch.tensor([frames, 0])[:rows]
+    return network.encoder(rows, frames, seed=seed), lengths
+
+
+def test_a_cpu_has_no_engines(plant):
+    with pytest.raises(ArgumentError, match="engine must be None"):
+        make(plant(), torch.float32, device="cpu", engine="graph")
+
+
+def test_few_rows_get_the_wider_window():
+    assert [best_window(batch) for batch in (1, 7, 8, 500)] == [8, 8, 6, 6]
+
+
+def test_the_gate_table_is_the_first_layer_of_a_step_without_history(plant):
+    """With a zero state, the gates are the table's alone: the reference's hidden value follows from them."""
+    network, predictor, _ = plant(vocab_size=33, joint_width=32, num_layers=2)
+    table = gate_table(pack_predictor(predictor))
+    assert table.shape == (33, 32, 4) and table.dtype == torch.float32
+    zero = torch.zeros(2, 32)
+    for label in (0, 5, 32):
+        _, (hidden, cell) = lstm_step(network.transducer.predictor_weights, label, (zero, zero))
+        gate_i, _, gate_g, gate_o = table[label].T
+        new_cell = gate_i.sigmoid() * gate_g.tanh()
+        torch.testing.assert_close(cell[0], new_cell)
+        torch.testing.assert_close(hidden[0], gate_o.sigmoid() * new_cell.tanh())
+
+
+def test_a_stateless_predictor_needs_no_gate_table(plant):
+    predictor = plant(predictor_kind="stateless")[1]
+    assert gate_table(pack_predictor(predictor)).numel() == 0
+
+
+@pytest.mark.gpu
+class TestOnGpu:
+    def test_an_unknown_engine_is_named(self, plant):
+        with pytest.raises(ArgumentError, match="'fast'"):
+            make(plant(), torch.bfloat16, engine="fast")
+
+    def test_a_network_that_does_not_fit_is_refused_or_decoded_by_a_graph(self, plant):
+        parts = plant(joint_width=1024)
+        with pytest.raises(ArgumentError, match="resident"):
+            make(parts, torch.bfloat16, engine="resident")
+        assert make(parts, torch.bfloat16).path == "cuda graph"
+
+    def test_a_window_that_does_not_fit_is_decoded_by_a_graph(self, plant):
+        parts = plant()
+        decoder = make(parts, torch.bfloat16, window=50)
+        encoder, lengths = ragged(parts[0], 20, 60)
+        result = decoder(encoder.cuda(), lengths)
+        assert decoder.path == "cuda graph"
+        assert lists(result) == lists(make(parts, torch.bfloat16, engine="resident")(encoder.cuda(), lengths))
+
+    def test_the_batch_decides(self, plant):
+        parts = plant(joint_width=32)
+        decoder = make(parts, torch.bfloat16)
+        for rows, path in (
+            (2, "resident"),
+            (MOST_RESIDENT_ROWS + 1, "graph"),
+            (MOST_RESIDENT_ROWS, "resident"),
+        ):
+            encoder, lengths = ragged(parts[0], rows, 9)
+            decoder(encoder.cuda(), lengths)
+            assert decoder.path == f"cuda {path}"
+        assert decoder.captures == 1
+
+    @pytest.mark.parametrize("durations", [(), TDT])
+    @pytest.mark.parametrize("dtype", HALVES)
+    @pytest.mark.parametrize("kind, layers, vocab_size, width", NETWORKS)
+    def test_every_engine_decodes_what_the_cpu_decodes(
+        self, plant, kind, layers, vocab_size, width, dtype, durations
+    ):
+        """Planted labels have margins that rounding does not bridge; durations have none: RNN-T is exact."""
+        parts = plant(
+            vocab_size=vocab_size,
+            joint_width=width,
+            num_layers=layers,
+            predictor_kind=kind,
+            durations=durations,
+        )
+        on_cpu = make(parts, torch.float32, durations, device="cpu")
+        for rows, window in ((1, None), (3, 1), (8, None), (9, 5), (33, None), (70, 3)):
+            encoder, lengths = ragged(parts[0], rows, 37, seed=rows)
+            encoder = encoder.to(dtype)
+            results = {
+                engine: make(parts, dtype, durations, engine=engine, window=window)(encoder.cuda(), lengths)
+                for engine in ("resident", "graph")
+            }
+            if not durations:
+                want = lists(on_cpu(encoder.float(), lengths))
+                assert lists(results["resident"]) == lists(results["graph"]) == want
+            for ours, theirs in zip(
+                results["resident"].hypotheses(), results["graph"].hypotheses(), strict=True
+            ):
+                agree = ours.tokens == theirs.tokens and ours.frames == theirs.frames
+                if agree:
+                    assert ours.log_probs == pytest.approx(theirs.log_probs, abs=0.02)
+
+    @pytest.mark.parametrize("dtype", HALVES)
+    def test_chunks_may_change_engines_and_carry_the_state(self, plant, dtype):
+        parts = plant(vocab_size=129, joint_width=64)
+        network = parts[0]
+        encoder, lengths = ragged(network, 12, 60, seed=3)
+        whole = make(parts, dtype)(encoder.cuda(), lengths)
+        decoders = [make(parts, dtype, engine=engine) for engine in ("resident", "graph")]
+        tokens, frames, state = [[] for _ in range(12)], [[] for _ in range(12)], None
+        for i, begin in enumerate(range(0, 60, 7)):
+            part = encoder[:, begin : begin + 7].cuda()
+            result = decoders[i % 2](part, (lengths - begin).clamp(0, part.shape[1]), state)
+            state = result.state
+            for row, hypothesis in enumerate(result.hypotheses()):
+                tokens[row] += hypothesis.tokens
+                frames[row] += hypothesis.frames
+        assert tokens == [h.tokens for h in whole.hypotheses()]
+        assert frames == [h.frames for h in whole.hypotheses()]
+
+    def test_buffers_of_a_large_batch_serve_smaller_ones(self, plant):
+        parts = plant(vocab_size=129, joint_width=64)
+        decoder, fresh = make(parts, torch.bfloat16), make(parts, torch.bfloat16, engine="graph")
+        for rows, frames in ((100, 30), (1, 30), (33, 7), (8, 29), (100, 30)):
+            encoder, lengths = ragged(parts[0], rows, frames, seed=rows)
+            encoder = encoder.cuda()
+            assert lists(decoder(encoder, lengths)) == lists(fresh(encoder, lengths))
+            assert decoder.path == "cuda resident"
+
+    def test_max_symbols_ends_bursts(self, plant):
+        parts = plant(vocab_size=129, joint_width=64)
+        encoder = parts[0].encoder(40, 30, chains=0.4, seed=5).cuda()
+        lengths = torch.full((40,), 30)
+        results = [
+            lists(make(parts, torch.bfloat16, max_symbols=3, engine=engine)(encoder, lengths))
+            for engine in ("resident", "graph")
+        ]
+        assert results[0] == results[1]
+        assert max(frames.count(frame) for _, frames, _ in results[0] for frame in frames) == 3
+
+    def test_blank_may_be_anywhere(self, plant):
+        for blank_id in (0, 17):
+            parts = plant(vocab_size=129, joint_width=64, blank_id=blank_id)
+            encoder, lengths = ragged(parts[0], 10, 40)
+            results = [
+                lists(make(parts, torch.bfloat16, engine=e)(encoder.cuda(), lengths))
+                for e in ("resident", "graph")
+            ]
+            assert results[0] == results[1] and any(tokens for tokens, _, _ in results[0])
+
+    def test_many_utterances_are_decoded_alike(self, plant):
+        """RNNT_FASTDECODE_UTTERANCES of them, 2,000 without it."""
+        wanted = int(os.environ.get("RNNT_FASTDECODE_UTTERANCES", 2000))
+        parts = plant(vocab_size=257, joint_width=128)
+        resident = make(parts, torch.bfloat16, engine="resident")
+        graph = make(parts, torch.bfloat16, engine="graph")
+        compared = labels = 0
+        for seed, rows in enumerate([1, 5, 13, 32, 77, 128] * (wanted // 256 + 1)):
+            encoder, lengths = ragged(parts[0], rows, 40, seed=seed)
+            encoder = encoder.cuda()
+            ours, theirs = lists(resident(encoder, lengths)), lists(graph(encoder, lengths))
+            assert ours == theirs
+            compared += rows
+            labels += sum(len(tokens) for tokens, _, _ in ours)
+            if compared >= wanted:
+                break
+        print(f"\n{compared} utterances, {labels} labels, none differs")
+        assert compared >= wanted and labels > compared
