@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rnnt_fastdecode import ops
-from rnnt_fastdecode.reference.decode import Transducer
+from rnnt_fastdecode.reference.decode import Transducer, greedy_decode
 from rnnt_fastdecode.reference.ops import ACTIVATIONS
 from rnnt_fastdecode.transducer.loop import loop_workspace
 
@@ -244,3 +244,25 @@ class Loop:
         """Tokens, frames and durations of a row."""
         count = int(self.counts[row])
         return tuple(t[row, :count].tolist() for t in (self.tokens, self.frames, self.token_durations))
+
+
+def rows_off_the_float64_path(loop: Loop, transducer: Transducer) -> int:
+    """How many rows leave the path of the reference in float64 on the same rounded weights.
+
+    A row may do so only at a margin that rounding explains: anything else fails.
+    """
+    rounded = transducer.to(loop.dtype).to(torch.float64)
+    near_ties = 0
+    for row in range(len(loop.lengths)):
+        encoder = loop.encoder[row].to(loop.dtype).double()
+        want = greedy_decode(rounded, encoder, int(loop.lengths[row]))
+        expected = list(zip(want.tokens, want.frames, want.durations, strict=True))
+        got = list(zip(*loop.emitted(row), strict=True))
+        if got == expected:
+            continue
+        near_ties += 1
+        common = next(
+            (u for u, pair in enumerate(zip(got, expected, strict=False)) if pair[0] != pair[1]), len(got)
+        )
+        assert want.margins[min(common, len(expected))] < 30 * torch.finfo(loop.dtype).eps
+    return near_ties

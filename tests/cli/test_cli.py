@@ -36,7 +36,9 @@ def test_info_tells_that_decoding_stays_on_the_gpu(run):
     outcome = run("info")
     assert outcome.code == 0
     assert re.search(r"^CUDA ops: +loaded$", outcome.out, re.MULTILINE)
-    assert re.search(r"^decoding on GPU: conditional-node graph", outcome.out, re.MULTILINE)
+    assert re.search(
+        r"^decoding on GPU: one kernel with the weights in shared memory", outcome.out, re.MULTILINE
+    )
 
 
 def test_the_sample_is_transcribed_without_files(run, sample_text):
