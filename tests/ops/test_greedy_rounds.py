@@ -8,7 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import DEVICES, POISON, RECURRENT, Loop, integers, normal, random_transducer
+from op_cases import (
+    DEVICES,
+    POISON,
+    RECURRENT,
+    Loop,
+    integers,
+    normal,
+    random_transducer,
+    rows_off_the_float64_path,
+)
 
 from rnnt_fastdecode.reference.decode import greedy_decode
 from rnnt_fastdecode.reference.planted import plant
