@@ -13,12 +13,13 @@ from rnnt_fastdecode.transducer.weights import pack_predictor
 
 TDT = (0, 1, 2, 3, 4)
 HALVES = [torch.bfloat16, torch.float16]
-# Networks that the resident kernel takes: kind, layers, V, H.
+# Networks that the resident kernel takes, wide enough for margins that half precision does not bridge: kind,
+# layers, V, H. Narrow ones are compared at their near ties in test_resident.py.
 NETWORKS = [
-    ("lstm", 1, 33, 64),
+    ("lstm", 1, 129, 320),
     ("lstm", 2, 1025, 640),
     ("stateless", 1, 77, 200),
-    ("stateless_relu", 1, 512, 64),
+    ("stateless_relu", 1, 129, 256),
 ]
 
 
@@ -131,12 +132,11 @@ class TestOnGpu:
             if not durations:
                 want = lists(on_cpu(encoder.float(), lengths))
                 assert lists(results["resident"]) == lists(results["graph"]) == want
-            for ours, theirs in zip(
-                results["resident"].hypotheses(), results["graph"].hypotheses(), strict=True
-            ):
-                agree = ours.tokens == theirs.tokens and ours.frames == theirs.frames
-                if agree:
-                    assert ours.log_probs == pytest.approx(theirs.log_probs, abs=0.02)
+            pairs = list(zip(*(result.hypotheses() for result in results.values()), strict=True))
+            alike = [(a, b) for a, b in pairs if (a.tokens, a.frames) == (b.tokens, b.frames)]
+            assert len(alike) >= 0.9 * rows
+            for ours, theirs in alike:
+                assert ours.log_probs == pytest.approx(theirs.log_probs, abs=0.02)
 
     @pytest.mark.parametrize("dtype", HALVES)
     def test_chunks_may_change_engines_and_carry_the_state(self, plant, dtype):
