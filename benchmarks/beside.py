@@ -75,7 +75,7 @@ class Bench:
             else None
         )
         resident = decoder.path == "cuda resident"
-        window = best_window(len(lengths)) if resident else decoder.rules.window
+        window = best_window(len(lengths), encoder.dtype) if resident else decoder.rules.window
         done = work.count(hypotheses, lengths.tolist(), window, cases.MAX_SYMBOLS, steps)
         ours_ms = milliseconds(lambda: decoder(encoder, lengths), self.device, self.options.repeats)
         floor_ms = work.floor_milliseconds(predictor, joint, done) if self._has_floor else None

@@ -12,16 +12,14 @@ from ..errors import ArgumentError, CaptureError
 from .graph_loop import GraphLoop, GraphLoopError
 from .labels import PackedLabels
 from .loop import LoopBuffers
-from .resident import ResidentLoop, best_window
+from .resident import MOST_ROWS, ResidentLoop, best_window
 from .results import DecodeResult
 from .rules import GreedyRules
 from .state import DecodeState
 from .weights import JointWeights, PredictorWeights
 
-# What can be asked of a CUDA decoder, and the largest batch for which the resident kernel is measured to be
-# the faster one.
+# What can be asked of a CUDA decoder.
 ENGINES = ("resident", "graph")
-MOST_RESIDENT_ROWS = 192
 # A WHILE iteration costs about 3.5 us by itself: several masked rounds share it. A batch needs tens of them.
 ROUNDS_PER_ITERATION = 4
 
@@ -92,7 +90,7 @@ class CudaRunner:
         engine: str | None = None,
     ) -> None:
         self._parts = (predictor, joint, rules)
-        self._device = joint.weight.device
+        self._device, self._dtype = joint.weight.device, joint.weight.dtype
         self._window, self._engine = window, engine
         self._lock = threading.Lock()
         self._buffers: LoopBuffers | None = None
@@ -110,14 +108,14 @@ class CudaRunner:
         self._finished.record(torch.cuda.current_stream(self._device))
 
     def _resident_window(self, batch: int) -> int:
-        return best_window(batch) if self._window is None else self._window
+        return best_window(batch, self._dtype) if self._window is None else self._window
 
     def _fits(self, batch: int) -> bool:
         return self._resident.scratch_bytes(batch, self._resident_window(batch)) > 0
 
     def _takes_resident(self, batch: int) -> bool:
         """Whether the resident kernel decodes this batch; its memory is there then."""
-        if self._engine == "graph" or (self._engine is None and batch > MOST_RESIDENT_ROWS):
+        if self._engine == "graph" or (self._engine is None and batch > MOST_ROWS[self._dtype]):
             return False
         if self._resident.reserve(batch, self._resident_window(batch)):
             return True

@@ -7,8 +7,7 @@ import torch
 
 from rnnt_fastdecode import ArgumentError, GreedyDecoder
 from rnnt_fastdecode.reference.ops import lstm_step
-from rnnt_fastdecode.transducer.resident import best_window, gate_table
-from rnnt_fastdecode.transducer.runners import MOST_RESIDENT_ROWS
+from rnnt_fastdecode.transducer.resident import MOST_ROWS, best_window, gate_table
 from rnnt_fastdecode.transducer.weights import pack_predictor
 
 TDT = (0, 1, 2, 3, 4)
@@ -51,8 +50,10 @@ def test_a_cpu_has_no_engines(plant):
         make(plant(), torch.float32, device="cpu", engine="graph")
 
 
-def test_few_rows_get_the_wider_window():
-    assert [best_window(batch) for batch in (1, 7, 8, 500)] == [8, 8, 6, 6]
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_many_rows_get_no_wider_window_than_few(dtype):
+    windows = [best_window(batch, dtype) for batch in (1, 7, 8, 9, 16, 17, 500)]
+    assert windows == sorted(windows, reverse=True) and windows[0] > windows[-1] >= 1
 
 
 def test_the_gate_table_is_the_first_layer_of_a_step_without_history(plant):
@@ -100,7 +101,7 @@ class TestOnGpu:
         for rows, path in (
             (2, "resident"),
             (MOST_RESIDENT_ROWS + 1, "graph"),
-            (MOST_RESIDENT_ROWS, "resident"),
+            (most, "resident"),
         ):
             encoder, lengths = ragged(parts[0], rows, 9)
             decoder(encoder.cuda(), lengths)
