@@ -97,10 +97,10 @@ class TestOnGpu:
 
     def test_the_batch_decides(self, plant):
         parts = plant(joint_width=32)
-        decoder = make(parts, torch.bfloat16)
+        decoder, most = make(parts, torch.bfloat16), MOST_ROWS[torch.bfloat16]
         for rows, path in (
             (2, "resident"),
-            (MOST_RESIDENT_ROWS + 1, "graph"),
+            (most + 1, "graph"),
             (most, "resident"),
         ):
             encoder, lengths = ragged(parts[0], rows, 9)
