@@ -248,6 +248,52 @@ def test_condition_is_for_cuda():
         ops.greedy_rounds_(*loop.arguments(), condition=3)
 
 
+def test_rows_are_for_the_resident_kernel():
+    loop = Loop(random_transducer(), normal(1, 4, 10, seed=0), torch.tensor([4]), capacity=9)
+    with raises("rows must be -1 on the CPU, got 1"):
+        ops.greedy_rounds_(*loop.arguments(), rows=1)
+
+
+def resident_bytes(kind="lstm", count=5, device="cpu"):
+    loop = Loop(random_transducer(), normal(1, 4, 10, seed=0), torch.tensor([4]), capacity=9, device=device)
+    return ops.greedy_resident_bytes(loop.network.weight, kind, loop.weights[:count], 1, 0, 4)
+
+
+def test_no_resident_kernel_runs_on_a_cpu():
+    assert resident_bytes() == 0
+
+
+def test_resident_bytes_knows_its_predictors():
+    with raises("predictor_kind must be 'lstm', 'gru', 'stateless' or 'stateless_relu', got 'nope'"):
+        resident_bytes("nope")
+    with raises("predictor_weights must hold 5 tensors for kind 'lstm', got 3"):
+        resident_bytes(count=3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("rows", lambda _: 3, "rows must be between -1 and 2, got 3"),
+        ("workspace", lambda w: w[:1], "workspace must hold 2 tensors .gate_table, scratch., got 1"),
+        ("workspace", lambda w: replaced(w, 0, lambda t: t[:1]), r"workspace\[0\] must have shape"),
+        ("workspace", lambda w: replaced(w, 1, lambda t: t[:64]), r"workspace\[1\] must hold at least"),
+        ("window", lambda _: 1000, "do not fit the resident kernel"),
+    ],
+)
+def test_the_resident_kernel_checks_what_it_is_given(name, change, message):
+    transducer = random_transducer(vocab=9, joint_width=16, hidden=16)
+    loop = Loop(transducer, normal(2, 4, 16, seed=0), torch.tensor([4, 4]), capacity=9, device="cuda")
+    arguments = dict(zip(GREEDY, loop.arguments(), strict=True))
+    scratch = torch.zeros(1 << 22, dtype=torch.uint8, device="cuda")
+    arguments |= {"rows": -1, "workspace": [torch.zeros(9, 16, 4, device="cuda"), scratch]}
+    arguments[name] = change(arguments[name])
+    before = loop.output.clone()
+    with raises(f"greedy_rounds_: .*({message})"):
+        ops.greedy_rounds_(**arguments)
+    assert torch.equal(loop.output, before)
+
+
 def counters(count, rows):
     return [torch.zeros(rows, dtype=torch.int32) for _ in range(count)]
 
