@@ -244,6 +244,16 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
   const int64_t table = lstm ? sizes.predictor.vocab : 0;
   call.tensor("workspace[0]", workspace[0], ScalarType::Float, {table, sizes.predictor.width, 4});
   call.tensor("workspace[1]", workspace[1], ScalarType::Byte, {workspace[1].numel()});
+  const auto check_alignment = [&](const char* name, const void* pointer, int64_t row_bytes) {
+    check(reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0 && row_bytes % 16 == 0, call.op, ": ", name,
+          " must be aligned to 16 bytes for the resident kernel.");
+  };
+  check_alignment("encoder", greedy.joint.encoder, greedy.joint.encoder_batch_stride * output.element_size());
+  check_alignment("weight", greedy.joint.weight, 0);
+  check_alignment("predictor_output", output.const_data_ptr(), 0);
+  for (const Tensor& part : weights) check_alignment("predictor_weights", part.const_data_ptr(), 0);
+  for (const Tensor& part : state) check_alignment("predictor_state", part.const_data_ptr(), 0);
+  for (const Tensor& part : workspace) check_alignment("workspace", part.const_data_ptr(), 0);
   const Launch launch(output);
   check_cuda(call.op, cudaMemsetAsync(greedy.signal.active, 0, sizeof(int), launch.stream));
   const size_t element = output.element_size();
