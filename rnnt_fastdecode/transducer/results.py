@@ -50,12 +50,14 @@ class DecodeResult:
     lengths: [B] int64 number of labels of each row.
     scores: [B] float32, the sum of each row's log-probabilities.
     state: give it to the next call to go on.
+    path: what decoded it, as in `GreedyDecoder.path`; "" where nothing did.
     """
 
     state: DecodeState
+    path: str
 
-    def __init__(self, labels: PackedLabels, state: DecodeState) -> None:
-        self._labels, self.state = labels, state
+    def __init__(self, labels: PackedLabels, state: DecodeState, path: str = "") -> None:
+        self._labels, self.state, self.path = labels, state, path
 
     @classmethod
     def from_padded(
@@ -169,10 +171,10 @@ class DecodeResult:
         return self._rows(2).clone().view(torch.float32)
 
     def __getstate__(self) -> dict[str, object]:
-        return {"labels": self._labels, "state": self.state}
+        return {"labels": self._labels, "state": self.state, "path": self.path}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(state["labels"], state["state"])  # type: ignore[misc]
+        self.__init__(state["labels"], state["state"], state["path"])  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._labels.batch} rows on {self._labels.device})"

@@ -31,6 +31,7 @@ def collect(
     state: DecodeState,
     ready: torch.cuda.Event | None,
     copy: bool,
+    path: str,
 ) -> DecodeResult:
     """Take what the loop has left in the buffers, without waiting for it.
 
@@ -40,6 +41,7 @@ def collect(
     frames: T of this call, which lengths that are on a GPU must not exceed.
     ready: recorded by the caller once this function's work has been put on the stream; None on a CPU.
     copy: start the copy of the labels to the host.
+    path: what has decoded, for the result to say.
     """
     batch = len(lengths)
     if ready is None:
@@ -50,7 +52,7 @@ def collect(
         labels = PackedLabels(packed, batch, likely=batch * frames, frames=frames, ready=ready)
         if copy:
             labels.enqueue_copy()
-    return DecodeResult(labels, buffers.state(batch, state.decoded_lengths))
+    return DecodeResult(labels, buffers.state(batch, state.decoded_lengths), path)
 
 
 class CpuRunner:
@@ -68,7 +70,7 @@ class CpuRunner:
         buffers = LoopBuffers(*self._parts, batch=batch, frames=frames)
         buffers.load(encoder_output, lengths, state)
         buffers.run_rounds(-1)
-        return collect(buffers, lengths, frames, state, ready=None, copy=copy)
+        return collect(buffers, lengths, frames, state, ready=None, copy=copy, path=self.path)
 
 
 class CudaRunner:
@@ -154,7 +156,7 @@ class CudaRunner:
                 else:
                     self.path = "cuda host loop"
                     self._loop_on_host(buffers)
-                return collect(buffers, lengths, frames, state, finished, copy)
+                return collect(buffers, lengths, frames, state, finished, copy, self.path)
             finally:
                 # Also after a failure: what was launched may still use the buffers.
                 finished.record(stream)

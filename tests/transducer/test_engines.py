@@ -1,6 +1,7 @@
 """Which engine decodes a batch, and that every engine decodes the same."""
 
 import os
+import pickle
 
 import pytest
 import torch
@@ -43,6 +44,13 @@ def ragged(network, rows, frames, seed=0):
     lengths = torch.randint(0, frames + 1, (rows,), generator=torch.Generator().manual_seed(seed))
     lengths[:2] = torch.tensor([frames, 0])[:rows]
     return network.encoder(rows, frames, chains=0.0, seed=seed), lengths
+
+
+def test_a_result_says_what_decoded_it(plant):
+    parts = plant()
+    encoder, lengths = ragged(parts[0], 2, 9)
+    result = make(parts, torch.float32, device="cpu")(encoder, lengths)
+    assert result.path == "cpu" and pickle.loads(pickle.dumps(result)).path == "cpu"
 
 
 def test_a_cpu_has_no_engines(plant):
@@ -104,8 +112,7 @@ class TestOnGpu:
             (most, "resident"),
         ):
             encoder, lengths = ragged(parts[0], rows, 9)
-            decoder(encoder.cuda(), lengths)
-            assert decoder.path == f"cuda {path}"
+            assert decoder(encoder.cuda(), lengths).path == decoder.path == f"cuda {path}"
         assert decoder.captures == 1
 
     @pytest.mark.parametrize("durations", [(), TDT])
