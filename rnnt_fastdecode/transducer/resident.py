@@ -67,8 +67,8 @@ class ResidentLoop:
             )
         return self._bytes[shape]
 
-    def reserve(self, batch: int, window: int) -> bool:
-        """Make ready for a batch; False where the kernel cannot run."""
+    def reserve(self, batch: int, window: int, finished: torch.cuda.Event) -> bool:
+        """Make ready for a batch; False where the kernel cannot run. finished: the end of the last call."""
         most = ROWS_PER_LAUNCH[self._joint.weight.dtype]
         needed = self.scratch_bytes(min(batch, most), window)
         if needed and batch > most and batch % most:
@@ -78,6 +78,8 @@ class ResidentLoop:
         if self._table is None:
             self._table = gate_table(self._predictor)
         if self._scratch is None or self._scratch.numel() < needed:
+            # An earlier call may still use what is about to be freed.
+            finished.synchronize()
             self._scratch = self._table.new_empty(needed, dtype=torch.uint8)
         return True
 

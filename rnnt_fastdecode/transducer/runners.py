@@ -119,7 +119,7 @@ class CudaRunner:
         """Whether the resident kernel decodes this batch; its memory is there then."""
         if self._engine == "graph" or (self._engine is None and batch > MOST_ROWS[self._dtype]):
             return False
-        if self._resident.reserve(batch, self._resident_window(batch)):
+        if self._resident.reserve(batch, self._resident_window(batch), self._finished):
             return True
         if self._engine == "resident":
             raise ArgumentError(f"engine 'resident' cannot run {batch} rows with window {self._window}")
