@@ -309,7 +309,7 @@ def greedy_resident_bytes(
 
     Args:
         weight: [V + N, J], as for `greedy_rounds_`, like predictor_kind, predictor_weights and window.
-        batch: rows of a launch; more than 32, in float32 128, are decoded so many at a time.
+        batch: B, at least 1; 32 rows, in float32 128, are decoded at a time.
         num_durations: N.
 
     Raises:

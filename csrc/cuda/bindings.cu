@@ -6,7 +6,6 @@
 
 #include "../arguments.h"
 #include "greedy_rounds.cuh"
-#include "gru_step.cuh"
 #include "joint_argmax.cuh"
 #include "kv_cache_update.cuh"
 #include "launch.h"
@@ -93,40 +92,24 @@ template <typename T>
 cudaError_t launch_predictor(const PredictorSizes& sizes, const std::vector<Tensor>& weights,
                              const int* labels, const std::vector<Tensor>& state, const Tensor& output,
                              cudaStream_t stream) {
-  if (sizes.kind == PredictorKind::kLstm) {
-    return cuda::launch_lstm_step<T>({.labels = labels,
-                                      .embedding = weights[0].const_data_ptr(),
-                                      .weight = weights[1].const_data_ptr(),
-                                      .bias = static_cast<const float*>(weights[2].const_data_ptr()),
-                                      .projection = weights[3].const_data_ptr(),
-                                      .projection_bias = weights[4].const_data_ptr(),
-                                      .hidden = state[0].mutable_data_ptr(),
-                                      .cell = mutable_floats(state[1]),
-                                      .next_hidden = state[2].mutable_data_ptr(),
-                                      .output = output.mutable_data_ptr(),
-                                      .batch = static_cast<int>(sizes.batch),
-                                      .layers = static_cast<int>(sizes.layers),
-                                      .vocab_size = static_cast<int>(sizes.vocab),
-                                      .hidden_width = static_cast<int>(sizes.width),
-                                      .output_width = static_cast<int>(sizes.joint_width)},
-                                     stream);
-  }
-  if (sizes.kind == PredictorKind::kGru) {
-    return cuda::launch_gru_step<T>({.labels = labels,
-                                     .embedding = weights[0].const_data_ptr(),
-                                     .weight = weights[1].const_data_ptr(),
-                                     .bias = static_cast<const float*>(weights[2].const_data_ptr()),
-                                     .projection = weights[3].const_data_ptr(),
-                                     .projection_bias = weights[4].const_data_ptr(),
-                                     .hidden = state[0].mutable_data_ptr(),
-                                     .next_hidden = state[1].mutable_data_ptr(),
-                                     .output = output.mutable_data_ptr(),
-                                     .batch = static_cast<int>(sizes.batch),
-                                     .layers = static_cast<int>(sizes.layers),
-                                     .vocab_size = static_cast<int>(sizes.vocab),
-                                     .hidden_width = static_cast<int>(sizes.width),
-                                     .output_width = static_cast<int>(sizes.joint_width)},
-                                    stream);
+  const bool lstm = sizes.kind == PredictorKind::kLstm;
+  if (lstm || sizes.kind == PredictorKind::kGru) {
+    const cuda::RecurrentProblem problem{.labels = labels,
+                                         .embedding = weights[0].const_data_ptr(),
+                                         .weight = weights[1].const_data_ptr(),
+                                         .bias = static_cast<const float*>(weights[2].const_data_ptr()),
+                                         .projection = weights[3].const_data_ptr(),
+                                         .projection_bias = weights[4].const_data_ptr(),
+                                         .hidden = state[0].mutable_data_ptr(),
+                                         .cell = lstm ? mutable_floats(state[1]) : nullptr,
+                                         .next_hidden = state.back().mutable_data_ptr(),
+                                         .output = output.mutable_data_ptr(),
+                                         .batch = static_cast<int>(sizes.batch),
+                                         .layers = static_cast<int>(sizes.layers),
+                                         .vocab_size = static_cast<int>(sizes.vocab),
+                                         .hidden_width = static_cast<int>(sizes.width),
+                                         .output_width = static_cast<int>(sizes.joint_width)};
+    return (lstm ? cuda::launch_lstm_step<T> : cuda::launch_gru_step<T>)(problem, stream);
   }
   return cuda::launch_stateless_step<T>({.labels = labels,
                                          .tables = weights[0].const_data_ptr(),
@@ -224,12 +207,25 @@ int64_t greedy_resident_bytes(Tensor weight, std::string predictor_kind,
                               int64_t window) {
   const PredictorSizes predictor =
       predictor_sizes("greedy_resident_bytes", predictor_kind, predictor_weights, weight.size(1));
-  cuda::ResidentPlan plan;
-  const cuda::ResidentShape shape = resident_shape(predictor, weight.size(0) - num_durations, num_durations,
-                                                   batch, window, weight.scalar_type());
-  const bool fits =
-      predictor.kind != PredictorKind::kGru && plan_resident(shape, weight.get_device_index(), &plan);
-  return fits ? plan.scratch_bytes : 0;
+  if (predictor.kind == PredictorKind::kGru) {
+    return 0;
+  }
+  // Full launches, and a last one of the rows that are left.
+  const int64_t most = cuda::resident_rows(weight.scalar_type() != ScalarType::Float);
+  int64_t bytes = 0;
+  for (const int64_t rows : {std::min(batch, most), batch % most}) {
+    if (rows == 0 && bytes > 0) {
+      continue;
+    }
+    cuda::ResidentPlan plan;
+    const cuda::ResidentShape shape = resident_shape(predictor, weight.size(0) - num_durations, num_durations,
+                                                     rows, window, weight.scalar_type());
+    if (!plan_resident(shape, weight.get_device_index(), &plan)) {
+      return 0;
+    }
+    bytes = std::max(bytes, plan.scratch_bytes);
+  }
+  return bytes;
 }
 
 // The whole loop, as many rows at a time as one launch takes.

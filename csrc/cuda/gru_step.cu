@@ -10,7 +10,6 @@
 // blocks finish theirs: the new value goes to `next_hidden`, and the projection, which runs after every
 // layer, commits it.
 
-#include "gru_step.cuh"
 #include "predictor_block.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -19,7 +18,7 @@ namespace {
 constexpr int kGates = 3;
 
 template <typename T, int Vector>
-__global__ void __launch_bounds__(kThreads) gru_layer_kernel(GruProblem p, int layer) {
+__global__ void __launch_bounds__(kThreads) gru_layer_kernel(RecurrentProblem p, int layer) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ int tile_labels[kTileRows];
   T* operand = reinterpret_cast<T*>(shared_bytes);  // [kTileRows][x | h]
@@ -31,22 +30,9 @@ __global__ void __launch_bounds__(kThreads) gru_layer_kernel(GruProblem p, int l
   const int64_t layer_offset = static_cast<int64_t>(layer) * p.batch * width;
   T* next_hidden = static_cast<T*>(p.next_hidden);
 
-  if (!load_labels(tile_labels, p.labels, first_row, p.batch)) {
+  if (!load_layer_operand(p, layer, operand, tile_labels)) {
     return;
   }
-  const int label = tile_labels[warp];
-  T* own_operand = operand + warp * stride;
-  if (label >= 0 && label < p.vocab_size) {
-    const int64_t state = layer_offset + static_cast<int64_t>(first_row + warp) * width;
-    const T* input = layer == 0 ? static_cast<const T*>(p.embedding) + static_cast<int64_t>(label) * width
-                                : next_hidden + state - static_cast<int64_t>(p.batch) * width;
-    copy_row(own_operand, input, width, lane);
-    copy_row(own_operand + width, static_cast<const T*>(p.hidden) + state, width, lane);
-  } else {
-    fill_row_with(own_operand, 2 * width, lane, label < 0 ? 0.0f : NAN);
-  }
-  __syncthreads();
-
   const int unit = blockIdx.y * kWarps + warp;
   if (unit >= width) {
     return;
@@ -85,7 +71,7 @@ __global__ void __launch_bounds__(kThreads) gru_layer_kernel(GruProblem p, int l
 }
 
 template <typename T, int Vector>
-cudaError_t gru_step(const GruProblem& p, cudaStream_t stream) {
+cudaError_t gru_step(const RecurrentProblem& p, cudaStream_t stream) {
   for (int layer = 0; layer < p.layers; ++layer) {
     const cudaError_t error = launch_tiles<T>(gru_layer_kernel<T, Vector>, p.batch, p.hidden_width,
                                               2 * p.hidden_width, stream, p, layer);
@@ -93,14 +79,14 @@ cudaError_t gru_step(const GruProblem& p, cudaStream_t stream) {
       return error;
     }
   }
-  return launch_tiles<T>(recurrent_projection_kernel<T, Vector, GruProblem>, p.batch,
-                         column_tiles(p.output_width), p.hidden_width, stream, p);
+  return launch_tiles<T>(recurrent_projection_kernel<T, Vector>, p.batch, column_tiles(p.output_width),
+                         p.hidden_width, stream, p);
 }
 
 }  // namespace
 
 template <typename T>
-cudaError_t launch_gru_step(const GruProblem& problem, cudaStream_t stream) {
+cudaError_t launch_gru_step(const RecurrentProblem& problem, cudaStream_t stream) {
   if (is_vectorizable<T>(problem.weight, problem.hidden_width) &&
       is_vectorizable<T>(problem.projection, problem.hidden_width)) {
     return gru_step<T, kVector<T>>(problem, stream);
@@ -108,8 +94,8 @@ cudaError_t launch_gru_step(const GruProblem& problem, cudaStream_t stream) {
   return gru_step<T, 1>(problem, stream);
 }
 
-template cudaError_t launch_gru_step<float>(const GruProblem&, cudaStream_t);
-template cudaError_t launch_gru_step<__nv_bfloat16>(const GruProblem&, cudaStream_t);
-template cudaError_t launch_gru_step<__half>(const GruProblem&, cudaStream_t);
+template cudaError_t launch_gru_step<float>(const RecurrentProblem&, cudaStream_t);
+template cudaError_t launch_gru_step<__nv_bfloat16>(const RecurrentProblem&, cudaStream_t);
+template cudaError_t launch_gru_step<__half>(const RecurrentProblem&, cudaStream_t);
 
 }  // namespace rnnt_fastdecode::cuda

@@ -2,6 +2,7 @@
 // its warps builds one of them in shared memory, and then works on columns of its own.
 #pragma once
 
+#include "predictor_step.cuh"
 #include "tile_dot.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -27,6 +28,35 @@ __device__ inline void copy_row(T* row, const T* source, int depth, int lane) {
   fill_row(row, depth, lane, [](float value) { return value; }, source);
 }
 
+// The operand of a recurrent layer, [kTileRows][input | hidden], and the labels of its rows. Returns whether
+// there is any work.
+template <typename T>
+__device__ inline bool load_layer_operand(const RecurrentProblem& p, int layer, T* operand,
+                                          int* tile_labels) {
+  const int lane = threadIdx.x % kWarp;
+  const int warp = threadIdx.x / kWarp;
+  const int width = p.hidden_width;
+  const int first_row = blockIdx.x * kTileRows;
+  const int64_t layer_offset = static_cast<int64_t>(layer) * p.batch * width;
+  const T* next_hidden = static_cast<const T*>(p.next_hidden);
+  if (!load_labels(tile_labels, p.labels, first_row, p.batch)) {
+    return false;
+  }
+  const int label = tile_labels[warp];
+  T* own_operand = operand + warp * padded_stride<T>(2 * width);
+  if (label >= 0 && label < p.vocab_size) {
+    const int64_t state = layer_offset + static_cast<int64_t>(first_row + warp) * width;
+    const T* input = layer == 0 ? static_cast<const T*>(p.embedding) + static_cast<int64_t>(label) * width
+                                : next_hidden + state - static_cast<int64_t>(p.batch) * width;
+    copy_row(own_operand, input, width, lane);
+    copy_row(own_operand + width, static_cast<const T*>(p.hidden) + state, width, lane);
+  } else {
+    fill_row_with(own_operand, 2 * width, lane, label < 0 ? 0.0f : NAN);
+  }
+  __syncthreads();
+  return true;
+}
+
 // Columns of the projection, kTileColumns for each warp, from the operand rows in shared memory.
 template <typename T, int Vector>
 __device__ inline void project(const T* operand, int stride, const int* tile_labels, const T* projection,
@@ -50,10 +80,10 @@ __device__ inline void project(const T* operand, int stride, const int* tile_lab
   }
 }
 
-// The last step of a recurrent network (an LstmProblem or a GruProblem): projects the last layer's
-// `next_hidden`, and makes what every layer left there its `hidden`.
-template <typename T, int Vector, typename Problem>
-__global__ void __launch_bounds__(kThreads) recurrent_projection_kernel(Problem p) {
+// The last step of a recurrent network: projects the last layer's `next_hidden`, and makes what every layer
+// left there its `hidden`.
+template <typename T, int Vector>
+__global__ void __launch_bounds__(kThreads) recurrent_projection_kernel(RecurrentProblem p) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ int tile_labels[kTileRows];
   T* operand = reinterpret_cast<T*>(shared_bytes);

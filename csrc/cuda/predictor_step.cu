@@ -20,7 +20,7 @@ namespace rnnt_fastdecode::cuda {
 namespace {
 
 template <typename T, int Vector>
-__global__ void __launch_bounds__(kThreads) lstm_layer_kernel(LstmProblem p, int layer) {
+__global__ void __launch_bounds__(kThreads) lstm_layer_kernel(RecurrentProblem p, int layer) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ int tile_labels[kTileRows];
   T* operand = reinterpret_cast<T*>(shared_bytes);  // [kTileRows][x | h]
@@ -33,22 +33,9 @@ __global__ void __launch_bounds__(kThreads) lstm_layer_kernel(LstmProblem p, int
   const int64_t layer_offset = static_cast<int64_t>(layer) * p.batch * width;
   T* next_hidden = static_cast<T*>(p.next_hidden);
 
-  if (!load_labels(tile_labels, p.labels, first_row, p.batch)) {
+  if (!load_layer_operand(p, layer, operand, tile_labels)) {
     return;
   }
-  const int label = tile_labels[warp];
-  T* own_operand = operand + warp * stride;
-  if (label >= 0 && label < p.vocab_size) {
-    const int64_t state = layer_offset + static_cast<int64_t>(first_row + warp) * width;
-    const T* input = layer == 0 ? static_cast<const T*>(p.embedding) + static_cast<int64_t>(label) * width
-                                : next_hidden + state - static_cast<int64_t>(p.batch) * width;
-    copy_row(own_operand, input, width, lane);
-    copy_row(own_operand + width, static_cast<const T*>(p.hidden) + state, width, lane);
-  } else {
-    fill_row_with(own_operand, depth, lane, label < 0 ? 0.0f : NAN);
-  }
-  __syncthreads();
-
   const int unit = blockIdx.y * kWarps + warp;
   if (unit >= width) {
     return;
@@ -124,7 +111,7 @@ __global__ void shift_context_kernel(StatelessProblem p) {
 }
 
 template <typename T, int Vector>
-cudaError_t lstm_step(const LstmProblem& p, cudaStream_t stream) {
+cudaError_t lstm_step(const RecurrentProblem& p, cudaStream_t stream) {
   for (int layer = 0; layer < p.layers; ++layer) {
     const cudaError_t error = launch_tiles<T>(lstm_layer_kernel<T, Vector>, p.batch, p.hidden_width,
                                               2 * p.hidden_width, stream, p, layer);
@@ -132,8 +119,8 @@ cudaError_t lstm_step(const LstmProblem& p, cudaStream_t stream) {
       return error;
     }
   }
-  return launch_tiles<T>(recurrent_projection_kernel<T, Vector, LstmProblem>, p.batch,
-                         column_tiles(p.output_width), p.hidden_width, stream, p);
+  return launch_tiles<T>(recurrent_projection_kernel<T, Vector>, p.batch, column_tiles(p.output_width),
+                         p.hidden_width, stream, p);
 }
 
 template <typename T, int Vector>
@@ -154,7 +141,7 @@ cudaError_t project_context(const StatelessProblem& p, cudaStream_t stream) {
 }  // namespace
 
 template <typename T>
-cudaError_t launch_lstm_step(const LstmProblem& problem, cudaStream_t stream) {
+cudaError_t launch_lstm_step(const RecurrentProblem& problem, cudaStream_t stream) {
   if (lstm_tiles_supports<T>(problem)) {
     return launch_lstm_tiles<T>(problem, stream);
   }
@@ -175,8 +162,8 @@ cudaError_t launch_stateless_step(const StatelessProblem& problem, cudaStream_t 
   return cudaGetLastError();
 }
 
-#define INSTANTIATE(T)                                                        \
-  template cudaError_t launch_lstm_step<T>(const LstmProblem&, cudaStream_t); \
+#define INSTANTIATE(T)                                                             \
+  template cudaError_t launch_lstm_step<T>(const RecurrentProblem&, cudaStream_t); \
   template cudaError_t launch_stateless_step<T>(const StatelessProblem&, cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(__nv_bfloat16)

@@ -11,15 +11,18 @@
 
 namespace rnnt_fastdecode::cuda {
 
-struct LstmProblem {
-  const int* labels;            // [B], -1 = leave the row as it is
-  const void* embedding;        // [V, H]
-  const void* weight;           // [L, 4H, 2H]: (W_ih | W_hh), gates i, f, g, o
-  const float* bias;            // [L, 4H]
+// An LSTM or a GRU.
+struct RecurrentProblem {
+  const int* labels;      // [B], -1 = leave the row as it is
+  const void* embedding;  // [V, H]
+  // LSTM: [L, 4H, 2H], (W_ih | W_hh), gates i, f, g, o. GRU: [L, 2, 3H, H], for the input, for the hidden
+  // state, gates r, z, n.
+  const void* weight;
+  const float* bias;            // LSTM: [L, 4H]. GRU: [L, 2, 3H]
   const void* projection;       // [J, H]
   const void* projection_bias;  // [J]
   void* hidden;                 // [L, B, H]
-  float* cell;                  // [L, B, H]
+  float* cell;                  // LSTM: [L, B, H]
   void* next_hidden;            // [L, B, H] scratch
   void* output;                 // [B, J]
   int batch;
@@ -45,7 +48,10 @@ struct StatelessProblem {
 };
 
 template <typename T>
-cudaError_t launch_lstm_step(const LstmProblem& problem, cudaStream_t stream);
+cudaError_t launch_lstm_step(const RecurrentProblem& problem, cudaStream_t stream);
+
+template <typename T>
+cudaError_t launch_gru_step(const RecurrentProblem& problem, cudaStream_t stream);
 
 template <typename T>
 cudaError_t launch_stateless_step(const StatelessProblem& problem, cudaStream_t stream);

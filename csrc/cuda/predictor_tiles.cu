@@ -39,7 +39,8 @@ __device__ inline int labelled_rows(LabelledRow (&rows)[kTiles * kOctet], const 
 __device__ inline int own_row(int tile, int j, int lane) { return tile * kOctet + lane % 4 * 2 + j; }
 
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads, 1) lstm_layer_tiles_kernel(LstmProblem p, int layer, int groups) {
+__global__ void __launch_bounds__(kThreads, 1)
+    lstm_layer_tiles_kernel(RecurrentProblem p, int layer, int groups) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
   __shared__ SourceRow sources[kTiles * kOctet];
@@ -170,7 +171,8 @@ class Projection {
 
 // Makes the new hidden states of the block's rows the hidden states. The blocks of a row share its layers.
 template <typename T>
-__device__ inline void commit_hidden(const LstmProblem& p, const LabelledRow* rows, int count, int lane) {
+__device__ inline void commit_hidden(const RecurrentProblem& p, const LabelledRow* rows, int count,
+                                     int lane) {
   const auto* next_hidden = static_cast<const T*>(p.next_hidden);
   auto* hidden = static_cast<T*>(p.hidden);
   const int first = threadIdx.x / kWarp * gridDim.y + blockIdx.y;
@@ -185,7 +187,7 @@ __device__ inline void commit_hidden(const LstmProblem& p, const LabelledRow* ro
 }
 
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads, 1) lstm_projection_tiles_kernel(LstmProblem p, int groups) {
+__global__ void __launch_bounds__(kThreads, 1) lstm_projection_tiles_kernel(RecurrentProblem p, int groups) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
   __shared__ SourceRow sources[kTiles * kOctet];
@@ -324,7 +326,7 @@ bool are_vectors(const void* pointer) {
 }  // namespace
 
 template <typename T>
-bool lstm_tiles_supports(const LstmProblem& p) {
+bool lstm_tiles_supports(const RecurrentProblem& p) {
   return are_vectors(p.embedding) && are_vectors(p.weight) && are_vectors(p.projection) &&
          are_vectors(p.hidden) && are_vectors(p.next_hidden) && p.hidden_width % kVector<T> == 0 &&
          streamed_bytes<T>(kTileChoices[0]) + fixed_bytes(kTileChoices[0]) <=
@@ -339,7 +341,7 @@ bool stateless_tiles_supports(const StatelessProblem& p) {
 }
 
 template <typename T>
-cudaError_t launch_lstm_tiles(const LstmProblem& p, cudaStream_t stream) {
+cudaError_t launch_lstm_tiles(const RecurrentProblem& p, cudaStream_t stream) {
   const Product gates{p.batch, 4 * p.hidden_width, 2 * p.hidden_width};
   const TilePlan gates_plan = plan_projection<T>(gates, streamed_bytes<T>);
   for (int layer = 0; layer < p.layers; ++layer) {
@@ -369,10 +371,10 @@ cudaError_t launch_stateless_tiles(const StatelessProblem& p, cudaStream_t strea
   });
 }
 
-#define INSTANTIATE(T)                                                         \
-  template bool lstm_tiles_supports<T>(const LstmProblem&);                    \
-  template bool stateless_tiles_supports<T>(const StatelessProblem&);          \
-  template cudaError_t launch_lstm_tiles<T>(const LstmProblem&, cudaStream_t); \
+#define INSTANTIATE(T)                                                              \
+  template bool lstm_tiles_supports<T>(const RecurrentProblem&);                    \
+  template bool stateless_tiles_supports<T>(const StatelessProblem&);               \
+  template cudaError_t launch_lstm_tiles<T>(const RecurrentProblem&, cudaStream_t); \
   template cudaError_t launch_stateless_tiles<T>(const StatelessProblem&, cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(__nv_bfloat16)

@@ -9,13 +9,13 @@ namespace rnnt_fastdecode::cuda {
 
 // Whether the kernels take this problem: rows of 16-byte vectors, and tiles that fit the current device.
 template <typename T>
-bool lstm_tiles_supports(const LstmProblem& problem);
+bool lstm_tiles_supports(const RecurrentProblem& problem);
 
 template <typename T>
 bool stateless_tiles_supports(const StatelessProblem& problem);
 
 template <typename T>
-cudaError_t launch_lstm_tiles(const LstmProblem& problem, cudaStream_t stream);
+cudaError_t launch_lstm_tiles(const RecurrentProblem& problem, cudaStream_t stream);
 
 // The projection of the context as it is with the new labels; the context itself stays.
 template <typename T>

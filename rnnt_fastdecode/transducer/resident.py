@@ -9,13 +9,8 @@ from .. import ops
 from .loop import LoopBuffers
 from .weights import JointWeights, PredictorWeights
 
-# Rows that one launch decodes, in fp32 and in 16 bits; more are decoded by several launches, one after the
-# other.
-ROWS_PER_LAUNCH = {torch.float32: 128, torch.bfloat16: 32, torch.float16: 32}
 # Labels whose input gates are computed at once, in float64.
 TABLE_PART = 2048
-
-
 # The largest batch for which this kernel is measured to be faster than a graph of masked rounds.
 MOST_ROWS = {torch.float32: 256, torch.bfloat16: 192, torch.float16: 192}
 
@@ -69,10 +64,7 @@ class ResidentLoop:
 
     def reserve(self, batch: int, window: int, finished: torch.cuda.Event) -> bool:
         """Make ready for a batch; False where the kernel cannot run. finished: the end of the last call."""
-        most = ROWS_PER_LAUNCH[self._joint.weight.dtype]
-        needed = self.scratch_bytes(min(batch, most), window)
-        if needed and batch > most and batch % most:
-            needed = max(needed, self.scratch_bytes(batch % most, window))
+        needed = self.scratch_bytes(batch, window)
         if needed == 0:
             return False
         if self._table is None:

@@ -6,8 +6,6 @@
 
 namespace rnnt_fastdecode::cuda {
 
-constexpr int kMaxWindow = kResidentWindow;
-
 struct FrameResult {
   int token;
   int duration;
@@ -17,7 +15,7 @@ struct Decider {
   const Context& c;
   const ResidentProblem& p = c.p;
   const ResidentPlan& plan = c.plan;
-  FrameResult* results;  // [kMaxWindow] in shared memory
+  FrameResult* results;  // [kResidentWindow] in shared memory
 
   __device__ void decide(int round) {
     const int first = plan.blocks - 1 - c.block;
@@ -53,7 +51,7 @@ struct Decider {
     return __reduce_min_sync(kFullMask, best == top ? index : INT32_MAX);
   }
 
-  // Nobody may meet the remains of an earlier round: see kernel.cu.
+  // Nobody may meet the remains of an earlier round: see rounds.cuh.
   __device__ void await_all_progress(int least) const {
     constexpr int kAtOnce = 5;
     for (int first = c.lane; first < plan.blocks; first += kAtOnce * kWarp) {

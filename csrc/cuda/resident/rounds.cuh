@@ -90,13 +90,12 @@ __device__ inline bool gather(const Context& c, int round) {
   return __syncthreads_or(!done);
 }
 
-// Stages: what differs between the element types, Step and Joint, and the memory that a thread lends to
-// Joint.
+// Stages: what differs between the element types, Step and Joint, and the rows and memory they need.
 template <typename Stages>
 __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_constant__ ResidentProblem p) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ int numbers[Rows::kNumbers * Stages::kRows];
-  __shared__ FrameResult results[kMaxWindow];
+  __shared__ FrameResult results[kResidentWindow];
   static_assert(sizeof(numbers) + sizeof(results) <= Stages::kStaticBytes);
 
   const Context context{p, p.plan, shared, Rows::in(numbers, Stages::kRows)};
