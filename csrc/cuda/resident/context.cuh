@@ -62,21 +62,35 @@ struct Context {
   const int duration_block = plan.duration_blocks > 0 ? column_block - plan.first_duration_block : -1;
 
   __device__ uint4* fragments(int offset) const { return reinterpret_cast<uint4*>(shared + offset); }
+  __device__ float4* recurrent_sums(int layer) const {
+    return reinterpret_cast<float4*>(shared + plan.recurrent_sums) + layer * row_tiles() * 2 * kWarp;
+  }
   __device__ float4* sums() const { return reinterpret_cast<float4*>(shared + plan.sums); }
   __device__ float* column_biases() const { return reinterpret_cast<float*>(shared + plan.column_biases); }
   __device__ int* labels(int round) const { return rows.labels[round % kGenerations]; }
   __device__ int stages() const { return max(p.layers, 1); }
+  // A bit for each of up to 32 rows.
+  __device__ unsigned labelled_rows(int round) const {
+    return __ballot_sync(kFullMask, lane < batch && labels(round)[lane] >= 0);
+  }
 
   __device__ uint4* message(int64_t offset, int64_t index) const {
     return reinterpret_cast<uint4*>(p.scratch + offset) + index;
   }
-  __device__ uint4* hidden_message(int stage, int round, int row, int unit_block) const {
-    const int generation = stage * kGenerations + round % kGenerations;
-    return message(plan.hidden_messages, (generation * batch + row) * plan.unit_blocks + unit_block);
+  // Messages of 8 values each lie by chunk of 32 values, tile of 8 rows, row, in the order in which the
+  // lanes of a warp read them.
+  __device__ int row_tiles() const { return (batch + 7) / 8; }
+  __device__ int message_index(int row, int eighth) const {
+    return ((eighth / 4 * row_tiles() + row / 8) * 8 + row % 8) * 4 + eighth % 4;
   }
-  __device__ uint4* output_message(int round, int row, int output_block) const {
-    const int generation = round % kGenerations;
-    return message(plan.output_messages, (generation * batch + row) * plan.output_blocks + output_block);
+  __device__ uint4* hidden_messages(int stage, int round) const {
+    const int generation = stage * kGenerations + round % kGenerations;
+    return message(plan.hidden_messages, generation * ((p.width + 31) / 32) * row_tiles() * kWarp);
+  }
+  // Of the outputs after as many labels of a row in this launch.
+  __device__ uint4* output_messages(int labels) const {
+    const int chunks = (p.greedy.joint.width + 31) / 32;
+    return message(plan.output_messages, labels % kGenerations * chunks * row_tiles() * kWarp);
   }
   // Every block has its own copy of each decision: readers do not queue for one address.
   __device__ uint4* decision(int round, int reader, int row) const {

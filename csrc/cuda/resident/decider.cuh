@@ -11,11 +11,22 @@ struct FrameResult {
   int duration;
 };
 
+// The warps that decide.
+struct WholeBlock {
+  static constexpr int kWarps = cuda::kWarps;
+  __device__ static int thread() { return threadIdx.x; }
+  __device__ static void meet() { __syncthreads(); }
+};
+
+template <typename Crew>
 struct Decider {
+  static constexpr int kThreads = Crew::kWarps * kWarp;
+
   const Context& c;
   const ResidentProblem& p = c.p;
   const ResidentPlan& plan = c.plan;
   FrameResult* results;  // [kResidentWindow] in shared memory
+  const int warp = Crew::thread() / kWarp;
 
   __device__ void decide(int round) {
     const int first = plan.blocks - 1 - c.block;
@@ -94,7 +105,7 @@ struct Decider {
     const unsigned tag = static_cast<unsigned>(round + 1);
     const int start = c.rows.times[row], length = c.rows.lengths[row], count = c.rows.counts[row];
     const int frames = min(p.greedy.joint.window, length - start);
-    for (int frame = c.warp; frame < frames; frame += kWarps) {
+    for (int frame = warp; frame < frames; frame += Crew::kWarps) {
       FrameResult result{merge(c.partial(row, frame, 0), plan.column_blocks, tag), 0};
       if (plan.duration_blocks > 0) {
         result.duration =
@@ -102,9 +113,9 @@ struct Decider {
       }
       if (c.lane == 0) results[frame] = result;
     }
-    if (c.warp == kWarps - 1) await_all_progress(round - 1);
-    __syncthreads();
-    // Every thread walks, and tells one block.
+    if (warp == Crew::kWarps - 1) await_all_progress(round - 1);
+    Crew::meet();
+    // Every thread walks, and tells some of the blocks.
     int label = -1, frame = 0, duration = 0;
     RowState state{start, c.rows.symbols[row]};
     while (label < 0 && state.time < start + frames) {
@@ -122,9 +133,11 @@ struct Decider {
     const bool done = !(state.time < length && new_count < p.greedy.capacity);
     const uint4 decision{static_cast<unsigned>(label), static_cast<unsigned>(state.time),
                          static_cast<unsigned>(done), tag};
-    if (threadIdx.x < plan.blocks) write_message(c.decision(round, threadIdx.x, row), decision);
-    __syncthreads();
-    if (c.warp == 0) {
+    for (int block = Crew::thread(); block < plan.blocks; block += kThreads) {
+      write_message(c.decision(round, block, row), decision);
+    }
+    Crew::meet();
+    if (warp == 0) {
       const float probability = label >= 0 ? log_prob(round, row, frame - start) : 0.0f;
       if (c.lane == 0) store(row, count, label, frame, duration, probability, state, done);
     }

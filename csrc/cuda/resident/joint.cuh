@@ -5,9 +5,9 @@
 
 #include <type_traits>
 
-#include "../fragments.cuh"
-#include "context.cuh"
-#include "predictor.cuh"
+#include "crew.cuh"
+#include "frames.cuh"
+#include "operands.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
@@ -48,32 +48,33 @@ struct Best {
   int duration = INT32_MAX;
 };
 
-template <typename T, int Tiles>
+// Tiles of 8 (row, frame) pairs in all, and tiles of 16 columns at a time. Half of the warps have half of the
+// pairs, where there are two tiles; the warps of a half share the depth.
+template <typename T, int Tiles, int Columns>
 struct JointStage {
-  using Load = Predictor<T, 1>;
+  static constexpr int kParts = Tiles > 1 ? 2 : 1;
+  static constexpr int kDepths = kWarps / kParts;
+  static constexpr int kTiles = Tiles / kParts;
+  static constexpr int kChunks = kResidentWidth / kChunk / kDepths;
 
   const Context& c;
+  const FrameTiles& frames;
   const ResidentProblem& p = c.p;
   const ResidentPlan& plan = c.plan;
   const JointProblem& joint = p.greedy.joint;
-  const int chunks = (joint.width + kChunk - 1) / kChunk;
+  const int chunks = frames.chunks;
   const int first_column = c.column_block * plan.column_tiles * kColumnsPerTile;
-  int staged_end = 0;   // of this lane's row, the frames before it are in shared memory
-  int first_place = 0;  // where its window begins there
+  const int depth = c.warp % kDepths;
+  const int first_tile = c.warp / kDepths * kTiles;
 
-  __device__ void load_weights() {
+  __device__ void load() const {
     for (int i = c.warp; i < plan.column_tiles * chunks; i += kWarps) {
       const int column = first_column + i / chunks * kColumnsPerTile + c.g;
-      const auto load = [&](int own) {
-        return Load::load_fragment(
-            c, static_cast<const T*>(joint.weight) + static_cast<int64_t>(own) * joint.width, joint.width,
-            own < joint.columns(), i % chunks);
+      const auto weights = [&](int own) {
+        const T* row = static_cast<const T*>(joint.weight) + static_cast<int64_t>(own) * joint.width;
+        return load_operand(c, row, joint.width, own < joint.columns(), i % chunks);
       };
-      Load::store_fragment(c, plan.joint_weights, i, interleave(load(column), load(column + 8)));
-    }
-    // Beyond the joint width frames stay zero: whatever else lay there could be no number.
-    for (int i = threadIdx.x; i < plan.frame_tiles * chunks * kWarp; i += kThreads) {
-      c.fragments(plan.encoder_frames)[i] = {0, 0, 0, 0};
+      keep_weights(c, plan.joint_weights, i, interleave(weights(column), weights(column + 8)));
     }
     for (int i = threadIdx.x; i < plan.column_tiles * kColumnsPerTile; i += kThreads) {
       const int column = first_column + i;
@@ -84,116 +85,41 @@ struct JointStage {
     }
   }
 
-  __device__ int element(int i) const { return (c.warp + i * kWarps) * kChunk + c.t * kLaneElements; }
-
-  // The predictor output that a lane has of its row of a group, where the row has no new one.
-  __device__ __forceinline__ uint4* kept_output(int group, int k) const {
-    const int64_t place =
-        (static_cast<int64_t>(c.block) * plan.groups_per_block + group / plan.slots) * kChunksPerWarp + k;
-    return c.message(plan.kept_outputs, place * kThreads + threadIdx.x);
-  }
-
-  __device__ void load_state() {
-    if (c.slot >= plan.slots) return;
-    for (int group = c.slot; group * plan.group_rows < c.batch; group += plan.slots) {
-      const int row = row_of(group);
-      const T* source = static_cast<const T*>(p.output) + static_cast<int64_t>(row) * joint.width;
-      for (int k = 0; k < kChunksPerWarp; ++k) {
-        uint4 output = prefetch_constant(source + element(k), row < c.batch && element(k) < joint.width);
-        // A caller's NaN must not look like a message that is still to come.
-        if (output.x == kEmpty) output.x = 0x7fff7fffu;
-        write_message(kept_output(group, k), output);
-      }
-    }
-  }
-
-  // --- the encoder's frames, in shared memory, each thread's part its own ------------------------------
-
-  __device__ int row_of(int group) const { return group * plan.group_rows + (c.g & (plan.group_rows - 1)); }
-  __device__ bool is_live(int row) const { return row < c.batch && !c.rows.done[row]; }
-  // Where a block judges one group of 8 rows, frames stay from round to round, in a ring.
-  __device__ bool keeps_frames() const {
-    return plan.group_rows == 8 && (c.slot + plan.slots) * plan.group_rows >= c.batch;
-  }
-  __device__ __forceinline__ uint4* staged(int place, int k) const {
-    return c.fragments(plan.encoder_frames) + (place * chunks + c.warp + k * kWarps) * kWarp + c.lane;
-  }
-  __device__ __forceinline__ int place_of(int n) const {
-    const int place = first_place + n;
-    return place < plan.frame_tiles ? place : place - plan.frame_tiles;
-  }
-
-  // Starts to fetch the window of a group's rows.
-  __device__ __forceinline__ void stage(int group) {
-    const int row = row_of(group);
-    const bool live = is_live(row);
-    const int time = live ? c.rows.times[row] : 0;
-    const int end = live ? min(c.rows.lengths[row], time + joint.window) : 0;
-    const bool keep = keeps_frames();
-    const int begin = keep ? max(time, staged_end) : time;
-    first_place = keep ? time % plan.frame_tiles : 0;
-    staged_end = max(staged_end, end);
-    const int first_frame = time + (c.g >> plan.group_shift);
-    const T* encoder = static_cast<const T*>(joint.encoder) + row * joint.encoder_batch_stride +
-                       static_cast<int64_t>(first_frame) * joint.width + element(0);
-    const int tile_step = joint.width << (3 - plan.group_shift);
-#pragma unroll
-    for (int n = 0; n < Tiles; ++n) {
-      const int frame = first_frame + (n << (3 - plan.group_shift));
-      const bool wanted = frame >= begin && frame < end;
-      uint4* place = staged(place_of(n), 0);
-#pragma unroll
-      for (int k = 0; k < kChunksPerWarp; ++k) {
-        copy_to_shared(place + k * kWarps * kWarp, encoder + n * tile_step + k * kWarps * kChunk,
-                       wanted && element(k) < joint.width);
-      }
-    }
-  }
-
-  // As soon as the rows' times are known.
-  __device__ void stage_first() {
-    if (c.slot < plan.slots) stage(c.slot);
-  }
-
-  // --- judging --------------------------------------------------------------------------------------------
-
   __device__ __forceinline__ void judge(int round) {
-    if (c.slot >= plan.slots) return;
-    for (int group = c.slot; group * plan.group_rows < c.batch; group += plan.slots) {
-      const int next = group + plan.slots;
-      if (__any_sync(kFullMask, is_live(row_of(group)))) {
-        judge_group(round, group, next);
-      } else if (next * plan.group_rows < c.batch) {
-        stage(next);
+    if (c.slot >= plan.slots) await<Meeting::kFramesReady>();
+    for (int group = c.slot; c.slot < plan.slots && group * plan.group_rows < c.batch; group += plan.slots) {
+      const bool live = __any_sync(kFullMask, frames.is_live(frames.row_of(group)));
+      if (live) {
+        judge_group(round, group);
+      } else {
+        await<Meeting::kFramesReady>();
       }
+      if ((group + plan.slots) * plan.group_rows < c.batch) tell<Meeting::kFramesFree>();
     }
   }
 
-  // The predictor output of the lane's row; waits for it where it is a new one.
-  __device__ __forceinline__ void read_output(int round, int group, uint4 (&pred)[kChunksPerWarp]) const {
-    const int row = row_of(group);
-    const bool renewed = round > 0 && is_live(row) && c.labels(round + kGenerations - 1)[row] >= 0;
-    const uint4* message = c.output_message(round + kGenerations - 1, row, c.warp * 4 + c.t);
+  // The predictor output of the lane's row; waits for it.
+  __device__ __forceinline__ void read_output(int row, uint4 (&pred)[kChunks]) const {
+    const bool live = frames.is_live(row);
+    const uint4* messages = live ? c.output_messages(c.rows.labelled[row]) + c.message_index(row, c.t) +
+                                       depth * c.row_tiles() * kWarp
+                                 : nullptr;
+    const int stride = kDepths * c.row_tiles() * kWarp;
 #pragma unroll
-    for (int k = 0; k < kChunksPerWarp; ++k) {
-      pred[k] = element(k) < joint.width ? empty_message() : uint4{0, 0, 0, 0};
+    for (int k = 0; k < kChunks; ++k) {
+      const bool wanted = live && ((depth + k * kDepths) * 4 + c.t) * kLaneElements < joint.width;
+      pred[k] = wanted ? empty_message() : uint4{0, 0, 0, 0};
     }
     unsigned missing;
     int polls = 0;
     do {
       if (polls++ == kPatience) __trap();
 #pragma unroll
-      for (int k = 0; k < kChunksPerWarp; ++k) {
-        read_if_empty(pred[k], renewed ? message + k * 4 * kWarps : kept_output(group, k));
-      }
+      for (int k = 0; k < kChunks; ++k) read_if_empty(pred[k], messages + k * stride);
       missing = 0;
 #pragma unroll
-      for (int k = 0; k < kChunksPerWarp; ++k) missing |= pred[k].x == kEmpty;
+      for (int k = 0; k < kChunks; ++k) missing |= pred[k].x == kEmpty;
     } while (__any_sync(kFullMask, missing != 0));
-#pragma unroll
-    for (int k = 0; k < kChunksPerWarp; ++k) {
-      if (renewed) write_message(kept_output(group, k), pred[k]);
-    }
   }
 
   template <bool kRelu>
@@ -207,76 +133,83 @@ struct JointStage {
             activate_curved<T>(sum.z, joint.activation), activate_curved<T>(sum.w, joint.activation)};
   }
 
-  __device__ __forceinline__ void judge_group(int round, int group, int next) {
-    uint4 pred[kChunksPerWarp];
-    read_output(round, group, pred);
-    await_copies();
+  __device__ __forceinline__ void judge_group(int round, int group) {
+    const int row = frames.row_of(group);
+    const int first_place = frames.first_place(frames.is_live(row) ? c.rows.times[row] : 0);
+    uint4 pred[kChunks];
+    read_output(row, pred);
+    await<Meeting::kFramesReady>();
     Best best[2];
-    float logits[2][4];
-    for (int pair = 0; pair < plan.column_tiles; pair += 2) {
-      float products[2][Tiles][4] = {};
+    float logits[2][2 * Columns];
+    for (int tile = 0; tile < plan.column_tiles; tile += Columns) {
+      float products[Columns][kTiles][4] = {};
       if (joint.activation == Activation::kRelu) {
-        multiply<true>(pair, pred, products);
+        multiply<true>(tile, first_place, pred, products);
       } else {
-        multiply<false>(pair, pred, products);
+        multiply<false>(tile, first_place, pred, products);
       }
-      const bool last = pair + 2 >= plan.column_tiles;
-      if (last && next * plan.group_rows < c.batch) stage(next);
+      if (tile > 0) meet_main();
 #pragma unroll
-      for (int m = 0; m < 2; ++m) {
-        add_up(products[m]);
-        if (c.warp < plan.frame_tiles) collect(pair + m, m, logits);
-        __syncthreads();
+      for (int m = 0; m < Columns; ++m) {
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n) {
+          part(depth, m, first_tile + n) = {products[m][n][0], products[m][n][1], products[m][n][2],
+                                            products[m][n][3]};
+        }
       }
-      if (c.warp < plan.frame_tiles) include(pair, best, logits);
+      meet_main();
+      if (c.warp < plan.frame_tiles) {
+#pragma unroll
+        for (int m = 0; m < Columns; ++m) collect(tile + m, m, logits);
+        include(tile, best, logits);
+      }
     }
     if (c.warp < plan.frame_tiles) {
       send(round, group * plan.group_rows, c.warp << (3 - plan.group_shift), best, logits);
     }
+    if ((group + plan.slots) * plan.group_rows < c.batch) meet_main();
   }
 
-  // Two tiles of columns (the second may lie beyond the block's) times all frames of the row.
+  // Tiles of columns (the last may lie beyond the block's) times this warp's frames.
   template <bool kRelu>
-  __device__ __forceinline__ void multiply(int pair, const uint4 (&pred)[kChunksPerWarp],
-                                           float (&products)[2][Tiles][4]) const {
-    const int second = pair + 1 < plan.column_tiles ? chunks : 0;
+  __device__ __forceinline__ void multiply(int tile, int first_place, const uint4 (&pred)[kChunks],
+                                           float (&products)[Columns][kTiles][4]) const {
 #pragma unroll
-    for (int k = 0; k < kChunksPerWarp; ++k) {
-      const int chunk = c.warp + k * kWarps;
+    for (int k = 0; k < kChunks; ++k) {
+      const int chunk = depth + k * kDepths;
       if (chunk >= chunks) continue;
-      const WeightFragment weights[2] = {
-          Load::fragment(c, plan.joint_weights, pair * chunks + chunk),
-          Load::fragment(c, plan.joint_weights, pair * chunks + second + chunk)};
-      uint4 x[Tiles];
+      WeightFragment weights[Columns];
 #pragma unroll
-      for (int n = 0; n < Tiles; ++n) x[n] = read_shared(staged(place_of(n), k));
+      for (int m = 0; m < Columns; ++m) {
+        weights[m] = kept_weights(c, plan.joint_weights, min(tile + m, plan.column_tiles - 1) * chunks + chunk);
+      }
+      uint4 x[kTiles];
 #pragma unroll
-      for (int n = 0; n < Tiles; ++n) x[n] = activated<kRelu>(x[n], pred[k]);
+      for (int n = 0; n < kTiles; ++n) {
+        x[n] = read_shared(frames.place(first_place, min(first_tile + n, plan.frame_tiles - 1), chunk));
+      }
 #pragma unroll
-      for (int n = 0; n < Tiles; ++n) {
-        multiply_chunk<T>(products[0][n], weights[0], x[n]);
-        multiply_chunk<T>(products[1][n], weights[1], x[n]);
+      for (int n = 0; n < kTiles; ++n) x[n] = activated<kRelu>(x[n], pred[k]);
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int m = 0; m < Columns; ++m) multiply_chunk<T>(products[m][n], weights[m], x[n]);
       }
     }
   }
 
-  // The warps' parts of one tile of columns, in shared memory.
-  __device__ __forceinline__ void add_up(const float (&products)[Tiles][4]) const {
-#pragma unroll
-    for (int n = 0; n < Tiles; ++n) {
-      c.sums()[(c.warp * Tiles + n) * kWarp + c.lane] = {products[n][0], products[n][1], products[n][2],
-                                                         products[n][3]};
-    }
-    __syncthreads();
+  // A warp's part of the sums of a tile of columns and a tile of pairs.
+  __device__ __forceinline__ float4& part(int depth, int m, int tile) const {
+    return c.sums()[((depth * Columns + m) * Tiles + tile) * kWarp + c.lane];
   }
 
   // Warp n has tile n of frames: of (row, frame) 2 t and 2 t + 1 the columns g and g + 8 of each column tile.
-  __device__ __forceinline__ void collect(int tile, int m, float (&logits)[2][4]) const {
+  __device__ __forceinline__ void collect(int tile, int m, float (&logits)[2][2 * Columns]) const {
     float4 total{0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      const float4 part = c.sums()[(w * Tiles + c.warp) * kWarp + c.lane];
-      total = {total.x + part.x, total.y + part.y, total.z + part.z, total.w + part.w};
+    for (int d = 0; d < kDepths; ++d) {
+      const float4 sum = part(d, m, c.warp);
+      total = {total.x + sum.x, total.y + sum.y, total.z + sum.z, total.w + sum.w};
     }
     const bool exists = tile < plan.column_tiles;
     const float* bias = c.column_biases() + tile * kColumnsPerTile + c.g;
@@ -287,15 +220,17 @@ struct JointStage {
     logits[1][2 * m + 1] = total.w + high;
   }
 
-  __device__ __forceinline__ void include(int pair, Best (&best)[2], float (&logits)[2][4]) const {
-    const int column = first_column + pair * kColumnsPerTile + c.g;
+  __device__ __forceinline__ void include(int tile, Best (&best)[2], float (&logits)[2][2 * Columns]) const {
+    const int column = first_column + tile * kColumnsPerTile + c.g;
     if (c.duration_block >= 0) include_durations(column, best, logits);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const unsigned before = best[i].order;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) take(best[i].order, best[i].token, order_of(logits[i][j]), column + 8 * j);
-      if (plan.column_tiles > 2) {
+      for (int j = 0; j < 2 * Columns; ++j) {
+        take(best[i].order, best[i].token, order_of(logits[i][j]), column + 8 * j);
+      }
+      if (plan.column_tiles > Columns) {
         best[i].sum =
             best[i].sum == 0.0f ? 0.0f : best[i].sum * expf(value_of(before) - value_of(best[i].order));
         best[i].sum += sum_of(logits[i], value_of(best[i].order));
@@ -303,16 +238,18 @@ struct JointStage {
     }
   }
 
-  __device__ __forceinline__ static float sum_of(const float (&logits)[4], float max) {
-    return exp_below(logits[0], max) + exp_below(logits[1], max) + exp_below(logits[2], max) +
-           exp_below(logits[3], max);
+  __device__ __forceinline__ static float sum_of(const float (&logits)[2 * Columns], float max) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int j = 0; j < 2 * Columns; ++j) sum += exp_below(logits[j], max);
+    return sum;
   }
 
   // Durations leave the competition of the tokens.
   __device__ __forceinline__ void include_durations(int column, Best (&best)[2],
-                                                    float (&logits)[2][4]) const {
+                                                    float (&logits)[2][2 * Columns]) const {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
+    for (int j = 0; j < 2 * Columns; ++j) {
       const int duration = column + 8 * j - joint.num_tokens;
       if (duration < 0 || duration >= joint.num_durations) continue;
 #pragma unroll
@@ -324,7 +261,7 @@ struct JointStage {
   }
 
   __device__ __forceinline__ void send(int round, int first_row, int first_frame, Best (&best)[2],
-                                       float (&logits)[2][4]) {
+                                       float (&logits)[2][2 * Columns]) {
     const unsigned tag = static_cast<unsigned>(round + 1);
     unsigned own_order[2];
 #pragma unroll
@@ -354,7 +291,7 @@ struct JointStage {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float max = value_of(best[i].order);
-      float sum = plan.column_tiles > 2
+      float sum = plan.column_tiles > Columns
                       ? (best[i].sum == 0.0f ? 0.0f : best[i].sum * expf(value_of(own_order[i]) - max))
                       : sum_of(logits[i], max);
 #pragma unroll

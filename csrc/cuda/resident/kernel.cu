@@ -1,28 +1,30 @@
 // The resident decoder in bf16 and fp16, on tensor cores.
-#include "joint.cuh"
-#include "predictor.cuh"
-#include "rounds.cuh"
+#include "half_rounds.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
 
-template <typename T, int RowTiles, int FrameTiles>
+template <typename T, int RowTiles, int FrameTiles, int Columns>
 struct HalfStages {
-  static constexpr int kRows = kResidentRows;
-  static constexpr int kStaticBytes = kResidentStaticBytes;
   using Step = Predictor<T, RowTiles>;
-  using Joint = JointStage<T, FrameTiles>;
+  using Joint = JointStage<T, FrameTiles, Columns>;
+  using Ahead = cuda::Ahead<T>;
+  using Loader = FrameLoader<T>;
 };
 
 }  // namespace
 
 template <typename T>
 cudaError_t launch_resident(const ResidentProblem& problem, cudaStream_t stream) {
-  const int rows = problem.greedy.joint.batch;
-  const int tiles = problem.plan.frame_tiles;
-  if (rows <= 8 && tiles <= 1) return launch<HalfStages<T, 1, 1>>(problem, stream);
-  if (rows <= 8 && tiles <= 3) return launch<HalfStages<T, 1, 3>>(problem, stream);
-  return launch<HalfStages<T, 4, 6>>(problem, stream);
+  const auto run = [&](auto kernel) { return launch(kernel, kCrewThreads, problem, stream); };
+  switch (problem.plan.variant) {
+    case HalfVariant::kNarrow:
+      return run(crew_kernel<HalfStages<T, 1, 1, 1>>);
+    case HalfVariant::kMedium:
+      return run(crew_kernel<HalfStages<T, 1, 4, 1>>);
+    default:
+      return run(crew_kernel<HalfStages<T, 4, 6, 2>>);
+  }
 }
 
 template cudaError_t launch_resident<__nv_bfloat16>(const ResidentProblem&, cudaStream_t);

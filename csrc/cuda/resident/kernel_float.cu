@@ -19,9 +19,9 @@ struct FloatStages {
 template <>
 cudaError_t launch_resident<float>(const ResidentProblem& problem, cudaStream_t stream) {
   const int rows = problem.plan.single.product_rows;
-  if (rows == 8) return launch<FloatStages<8, 8>>(problem, stream);
-  if (rows == 4) return launch<FloatStages<4, 2>>(problem, stream);
-  return launch<FloatStages<1, 2>>(problem, stream);
+  if (rows == 8) return launch(resident_kernel<FloatStages<8, 8>>, kThreads, problem, stream);
+  if (rows == 4) return launch(resident_kernel<FloatStages<4, 2>>, kThreads, problem, stream);
+  return launch(resident_kernel<FloatStages<1, 2>>, kThreads, problem, stream);
 }
 
 }  // namespace rnnt_fastdecode::cuda

@@ -10,9 +10,27 @@ constexpr int kWarps = 8;
 constexpr int kFragmentBytes = 512;  // 8 rows of a chunk of 32 numbers
 constexpr int kTile = 16;            // columns of a joint tile
 constexpr int kGates = 4;
-constexpr int kPassTiles = 4;
 constexpr int kMaxFrameTiles = 6;
-constexpr int kKeptBytes = kResidentWidth * 16;  // 16 bytes of 256 threads for every 256 of the width
+constexpr int kSideWarps = 4;
+constexpr int kSumBytes = 512;  // 16 bytes of every lane
+
+HalfVariant choose_variant(int rows, int frame_tiles, int column_tiles) {
+  if (rows > 8 || frame_tiles > 4 || column_tiles > 1) return HalfVariant::kWide;
+  return frame_tiles == 1 ? HalfVariant::kNarrow : HalfVariant::kMedium;
+}
+
+// Of the parts of sums that warps leave: for each tile of 8 rows two gates of the predictor, or those of the
+// joint.
+int sum_bytes(HalfVariant variant) {
+  switch (variant) {
+    case HalfVariant::kNarrow:
+      return kWarps * 2 * kSumBytes;
+    case HalfVariant::kMedium:
+      return kWarps * 2 * kSumBytes;
+    default:
+      return kWarps * 8 * kSumBytes;
+  }
+}
 
 bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int shared_limit,
                ResidentPlan* plan) {
@@ -50,10 +68,9 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
     return offset;
   };
   out.recurrent_weights = place(shape.layers * chunks * kGates * kFragmentBytes);
-  out.projection_weights = place(chunks * kFragmentBytes);
+  out.recurrent_sums = place(shape.layers * divide_up(rows, 8) * 2 * kSumBytes);
+  out.side_sums = place(kSideWarps * 2 * kSumBytes);
   out.encoder_frames = place(out.frame_tiles * joint_chunks * kFragmentBytes);
-  // Of every warp, 4 floats a lane: two for each tile of 8 rows, or one for each tile of a window.
-  out.sums = place(kWarps * kFragmentBytes * std::max(kPassTiles * 2, kMaxFrameTiles));
   out.joint_weights = place(0);
 
   // The least work for the busiest block: for each of its groups the exchange of messages and sums, which
@@ -65,7 +82,9 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
     const int column_blocks = std::min(out.blocks / slots, tiles);
     const int column_tiles = divide_up(tiles, column_blocks);
     const int weights = column_tiles * joint_chunks * 2 * kFragmentBytes;
-    const int size = bytes + weights + static_cast<int>(aligned(column_tiles * kTile * sizeof(float)));
+    const int biases = static_cast<int>(aligned(column_tiles * kTile * sizeof(float)));
+    const HalfVariant variant = choose_variant(rows, out.frame_tiles, column_tiles);
+    const int size = bytes + weights + biases + sum_bytes(variant);
     if (size + kResidentStaticBytes > shared_limit) {
       continue;
     }
@@ -75,14 +94,15 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
       out.slots = slots;
       out.column_tiles = column_tiles;
       out.column_blocks = divide_up(tiles, column_tiles);
+      out.variant = variant;
       out.column_biases = out.joint_weights + weights;
+      out.sums = out.column_biases + biases;
       out.shared_bytes = size;
     }
   }
   if (best < 0) {
     return false;
   }
-  out.groups_per_block = divide_up(groups, out.slots);
   place_duration_blocks(shape, kTile, out);
   reserve_scratch(shape, rows, 2, out);
   *plan = out;
@@ -98,20 +118,20 @@ void place_duration_blocks(const ResidentShape& shape, int tile_columns, Residen
 
 void reserve_scratch(const ResidentShape& shape, int64_t rows, int element_bytes, ResidentPlan& plan) {
   constexpr int64_t kMessage = 16;
-  const int64_t values = kGenerations * rows * element_bytes;
+  // Whole tiles of 8 rows and chunks of 32 numbers.
+  const int64_t values = kGenerations * aligned_to(rows, 8) * element_bytes;
   int64_t used = 0;
   const auto reserve = [&](int64_t size) {
     const int64_t offset = used;
     used += aligned(size);
     return offset;
   };
-  plan.hidden_messages = reserve(values * std::max(shape.layers, 1) * shape.width);
-  plan.output_messages = reserve(values * shape.joint_width);
+  plan.hidden_messages = reserve(values * std::max(shape.layers, 1) * aligned_to(shape.width, 32));
+  plan.output_messages = reserve(values * aligned_to(shape.joint_width, 32));
   plan.decisions = reserve(2 * plan.blocks * rows * kMessage);
   plan.partials = reserve(rows * shape.window * plan.column_blocks * kMessage);
   plan.duration_partials = reserve(rows * shape.window * plan.duration_blocks * kMessage);
   plan.partial_sums = reserve(2 * rows * shape.window * plan.column_blocks * kMessage);
-  plan.kept_outputs = reserve(int64_t{plan.blocks} * plan.groups_per_block * kKeptBytes);
   plan.progress = reserve(plan.blocks * static_cast<int64_t>(sizeof(int)));
   plan.scratch_bytes = used;
 }

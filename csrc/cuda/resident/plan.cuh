@@ -8,7 +8,8 @@
 namespace rnnt_fastdecode::cuda {
 
 inline int divide_up(int value, int by) { return (value + by - 1) / by; }
-inline int64_t aligned(int64_t bytes) { return (bytes + 127) / 128 * 128; }
+inline int64_t aligned_to(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+inline int64_t aligned(int64_t bytes) { return aligned_to(bytes, 128); }
 
 void place_duration_blocks(const ResidentShape& shape, int tile_columns, ResidentPlan& plan);
 void reserve_scratch(const ResidentShape& shape, int64_t rows, int element_bytes, ResidentPlan& plan);

@@ -14,7 +14,7 @@ namespace rnnt_fastdecode::cuda {
 constexpr int kResidentRows = 32;           // rows of one launch at most, of 16-bit types
 constexpr int kResidentLayers = 2;          // layers of an LSTM at most
 constexpr int kResidentWidth = 768;         // H and J at most
-constexpr int kResidentStaticBytes = 3072;  // shared memory beside what the plan lays out, at most
+constexpr int kResidentStaticBytes = 2304;  // shared memory beside what the plan lays out, at most
 constexpr int kResidentHistory = 3;  // labels before the last one that a stateless predictor sees at most
 constexpr int kResidentWindow = 48;  // W at most
 constexpr int kGenerations = 4;      // of value messages
@@ -67,12 +67,17 @@ struct FloatPlan {
 
 constexpr int float_pass_rows(int product_rows) { return product_rows < 8 ? product_rows : 16; }
 
+// Of the kernel in 16-bit types: up to 8 rows with one tile of (row, frame) pairs and one of columns at a
+// time, up to 8 rows with 4 tiles of pairs, the rest.
+enum class HalfVariant { kNarrow, kMedium, kWide };
+
 // Who does what. Blocks 0 .. unit_blocks - 1 own 8 units of every layer, 0 .. output_blocks - 1 own 8 outputs
 // of the projection. In the joint, block = slot * column_blocks + column: it owns `column_tiles` tiles of 16
 // columns, for the groups of `group_rows` batch rows slot, slot + slots, ... The last `deciders` blocks walk
 // the rows. In fp32 a block has other numbers of units, outputs and columns, and groups are groups of live
 // rows.
 struct ResidentPlan {
+  HalfVariant variant;
   int blocks;
   int unit_blocks;
   int output_blocks;
@@ -80,7 +85,6 @@ struct ResidentPlan {
   int column_blocks;
   int column_tiles;
   int slots;
-  int groups_per_block;
   int group_rows;       // 1, 2, 4 or 8
   int group_shift;      // its logarithm
   int frame_tiles;      // tiles of 8 (row, frame) pairs that a group's window fills
@@ -88,7 +92,8 @@ struct ResidentPlan {
   int first_duration_block;
   // Byte offsets into dynamic shared memory.
   int recurrent_weights;
-  int projection_weights;
+  int recurrent_sums;
+  int side_sums;
   int encoder_frames;
   int joint_weights;
   int column_biases;
@@ -101,7 +106,6 @@ struct ResidentPlan {
   int64_t partials;
   int64_t duration_partials;
   int64_t partial_sums;
-  int64_t kept_outputs;
   int64_t progress;
   int64_t scratch_bytes;
   FloatPlan single;

@@ -46,21 +46,20 @@ __device__ inline void store_history(const Context& c) {
   }
 }
 
-template <typename Predictor>
-__device__ void empty_all(const Context& c, const Predictor& predictor) {
+// What is known by its tag, by threads of one crew.
+__device__ inline void empty_untagged(const Context& c, int thread, int threads) {
   const uint4 untagged{0, 0, 0, 0};
-  for (int row = threadIdx.x; row < c.batch; row += kThreads) {
-    predictor.prepare_messages(row);
+  for (int row = thread; row < c.batch; row += threads) {
     for (int i = 0; i < 2; ++i) write_message(c.decision(i, c.block, row), untagged);
   }
   const int window = c.p.greedy.joint.window;
-  for (int i = threadIdx.x; c.slot == 0 && i < c.batch * window; i += kThreads) {
+  for (int i = thread; c.slot == 0 && i < c.batch * window; i += threads) {
     const int row = i / window, frame = i % window;
     write_message(c.partial(row, frame, c.column_block), untagged);
     if (c.duration_block >= 0) write_message(c.duration_partial(row, frame, c.duration_block), untagged);
     for (int j = 0; j < 2; ++j) write_message(c.partial_sum(j, row, frame, c.column_block), untagged);
   }
-  if (threadIdx.x == 0) publish_progress(c.progress(c.block), -1);
+  if (thread == 0) publish_progress(c.progress(c.block), -1);
 }
 
 template <typename Predictor>
@@ -71,23 +70,25 @@ __device__ void empty_old(const Context& c, const Predictor& predictor, int roun
   if (threadIdx.x == kThreads - 1) publish_progress(c.progress(c.block), round);
 }
 
+// Waits for the decision of a row that is not done; whether it is done then.
+__device__ inline bool read_decision(const Context& c, int round, int row) {
+  int label = -1;
+  int done = c.rows.done[row];
+  if (!done) {
+    const uint4 message = await_tag(c.decision(round, c.block, row), static_cast<unsigned>(round + 1));
+    label = static_cast<int>(message.x);
+    done = static_cast<int>(message.z);
+    c.rows.times[row] = static_cast<int>(message.y);
+    c.rows.done[row] = done;
+    c.rows.labelled[row] += label >= 0 ? 1 : 0;
+  }
+  c.labels(round)[row] = label;
+  return done != 0;
+}
+
 // Whether any row goes on.
 __device__ inline bool gather(const Context& c, int round) {
-  int label = -1, done = 1;
-  if (threadIdx.x < c.batch) {
-    const int row = threadIdx.x;
-    done = c.rows.done[row];
-    if (!done) {
-      const uint4 message = await_tag(c.decision(round, c.block, row), static_cast<unsigned>(round + 1));
-      label = static_cast<int>(message.x);
-      done = static_cast<int>(message.z);
-      c.rows.times[row] = static_cast<int>(message.y);
-      c.rows.done[row] = done;
-      c.rows.labelled[row] += label >= 0 ? 1 : 0;
-    }
-    c.labels(round)[row] = label;
-  }
-  return __syncthreads_or(!done);
+  return __syncthreads_or(threadIdx.x < c.batch && !read_decision(c, round, threadIdx.x));
 }
 
 // Stages: what differs between the element types, Step and Joint, and the rows and memory they need.
@@ -101,10 +102,11 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
   const Context context{p, p.plan, shared, Rows::in(numbers, Stages::kRows)};
   typename Stages::Step predictor{context};
   typename Stages::Joint joint{context};
-  Decider decider{.c = context, .results = results};
+  Decider<WholeBlock> decider{.c = context, .results = results};
 
   load_rows(context);
-  empty_all(context, predictor);
+  for (int row = threadIdx.x; row < context.batch; row += kThreads) predictor.prepare_messages(row);
+  empty_untagged(context, threadIdx.x, kThreads);
   predictor.load_weights();
   joint.load_weights();
   __syncthreads();
@@ -125,16 +127,15 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
   store_history(context);
 }
 
-template <typename Stages>
-cudaError_t launch(const ResidentProblem& problem, cudaStream_t stream) {
-  const auto kernel = resident_kernel<Stages>;
+template <typename Kernel>
+cudaError_t launch(Kernel kernel, int threads, const ResidentProblem& problem, cudaStream_t stream) {
   const cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, problem.plan.shared_bytes);
   if (error != cudaSuccess) {
     return error;
   }
   void* arguments[] = {const_cast<ResidentProblem*>(&problem)};
-  return cudaLaunchCooperativeKernel(kernel, dim3(problem.plan.blocks), dim3(kThreads), arguments,
+  return cudaLaunchCooperativeKernel(kernel, dim3(problem.plan.blocks), dim3(threads), arguments,
                                      problem.plan.shared_bytes, stream);
 }
 
