@@ -7,6 +7,7 @@
 
 namespace rnnt_fastdecode::cuda {
 
+// For a tile of 8 rows at a time.
 template <typename T>
 struct Ahead {
   static constexpr int kChunks = kResidentWidth / kChunk / kSideWarps;
@@ -17,13 +18,10 @@ struct Ahead {
   const ResidentPlan& plan = c.plan;
   const int warp = c.warp - kWarps;
   const int chunks = (p.width + kChunk - 1) / kChunk;
-  int labels = 0;  // so far, of the row that is this lane's
 
   __device__ float4* sums() const { return reinterpret_cast<float4*>(c.shared + plan.side_sums); }
 
-  // Of 8 rows, those in `active`.
-  __device__ __forceinline__ void multiply(int layer, int tile, unsigned active, const Values& values) const {
-    float products[2][4] = {};
+  __device__ __forceinline__ void multiply(int layer, const Values& values, float (&products)[2][4]) const {
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
       const int chunk = warp + i * kSideWarps;
@@ -35,18 +33,27 @@ struct Ahead {
                           values.x[i][0]);
       }
     }
+  }
+
+  // For the rows of the tile that are in `active`: warps 0 and 1 add up what all have.
+  __device__ __forceinline__ void add_up(int layer, int tile, unsigned active,
+                                         const float (&products)[2][4]) const {
+    float4 total{0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int parity = 0; parity < 2; ++parity) {
-      sums()[(warp * 2 + parity) * kWarp + c.lane] = {products[0][parity], products[0][2 + parity],
-                                                      products[1][parity], products[1][2 + parity]};
+      const float4 part{products[0][parity], products[0][2 + parity], products[1][parity],
+                        products[1][2 + parity]};
+      if (parity == warp) {
+        total = part;
+      } else {
+        sums()[other_part<kSideWarps>(parity, warp) * kWarp + c.lane] = part;
+      }
     }
     meet_side();
     if (warp < 2 && (active >> (2 * c.t + warp) & 1) != 0) {
-      float4 total{0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
-      for (int w = 0; w < kSideWarps; ++w) {
-        const float4 part = sums()[(w * 2 + warp) * kWarp + c.lane];
-        total = {total.x + part.x, total.y + part.y, total.z + part.z, total.w + part.w};
+      for (int w = 0; w < kSideWarps - 1; ++w) {
+        total = add(total, sums()[(warp * (kSideWarps - 1) + w) * kWarp + c.lane]);
       }
       c.recurrent_sums(layer)[(2 * tile + warp) * kWarp + c.lane] = total;
     }
@@ -54,31 +61,44 @@ struct Ahead {
   }
 
   // From the state that the launch begins with.
-  __device__ void load() const {
-    for (int i = 0; c.has_units && i < p.layers * c.row_tiles(); ++i) {
-      const int layer = i / c.row_tiles(), tile = i % c.row_tiles(), row = tile * 8 + c.g;
-      const T* hidden = static_cast<const T*>(p.hidden) +
-                        (static_cast<int64_t>(layer) * p.state_rows + row) * p.width;
+  __device__ void load(int layer) const {
+    if (!c.has_units || layer >= p.layers) return;
+#pragma unroll 1
+    for (int tile = 0; tile < c.row_tiles(); ++tile) {
+      const int row = tile * 8 + c.g;
+      const T* hidden =
+          static_cast<const T*>(p.hidden) + (static_cast<int64_t>(layer) * p.state_rows + row) * p.width;
       Values values;
 #pragma unroll
-      for (int j = 0; j < kChunks; ++j) {
-        values.x[j][0] = load_operand(c, hidden, p.width, row < c.batch, warp + j * kSideWarps);
+      for (int i = 0; i < kChunks; ++i) {
+        values.x[i][0] = load_operand(c, hidden, p.width, row < c.batch, warp + i * kSideWarps);
       }
-      multiply(layer, tile, 0xff, values);
+      float products[2][4] = {};
+      multiply(layer, values, products);
+      add_up(layer, tile, 0xff, products);
     }
   }
 
   // After the step of `round`.
-  __device__ void renew(int round) const {
-    const unsigned labelled = c.has_units ? c.labelled_rows(round) : 0;
-    for (int i = 0; labelled != 0 && i < p.layers * c.row_tiles(); ++i) {
-      const int layer = i / c.row_tiles(), tile = i % c.row_tiles();
+  __device__ __forceinline__ void renew(int layer, int round) const {
+    if (!c.has_units || layer >= p.layers) return;
+    const unsigned labelled = c.labelled_rows(round);
+    const uint4* messages = c.hidden_messages(layer, round);
+    Values values;
+    const auto request = [&](int tile) {
+      values.request(c, messages + tile * kWarp, labelled >> (8 * tile), warp, kSideWarps, plan.unit_blocks);
+    };
+    request(0);
+#pragma unroll 1
+    for (int tile = 0; tile < c.row_tiles(); ++tile) {
       const unsigned active = labelled >> (8 * tile) & 0xff;
-      if (active == 0) continue;
-      Values values;
-      values.await(c, c.hidden_messages(layer, round) + tile * kWarp, active, warp, kSideWarps,
-                   plan.unit_blocks);
-      multiply(layer, tile, active, values);
+      float products[2][4] = {};
+      if (active != 0) {
+        values.await();
+        multiply(layer, values, products);
+      }
+      if (tile + 1 < c.row_tiles()) request(tile + 1);
+      if (active != 0) add_up(layer, tile, active, products);
     }
   }
 
@@ -87,12 +107,13 @@ struct Ahead {
   // Of a row all that this block writes: empty, but for the outputs that the state begins with.
   __device__ void prepare(int row) const {
     for (int i = 0; i < kGenerations; ++i) empty_hidden(i, row);
-    if (!c.has_outputs) return;
-    const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + c.block * 8;
-    uint4 output = *reinterpret_cast<const uint4*>(static_cast<const T*>(p.output) + index);
-    // A caller's NaN must not look like a message that is still to come.
-    if (output.x == kEmpty) output.x = 0x7fff7fffu;
-    write_message(c.output_messages(0) + c.message_index(row, c.block), output);
+    for (int eighth = c.first_eighth(); eighth < c.last_eighth(); ++eighth) {
+      const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + eighth * kLaneElements;
+      uint4 output = *reinterpret_cast<const uint4*>(static_cast<const T*>(p.output) + index);
+      // A caller's NaN must not look like a message that is still to come.
+      if (output.x == kEmpty) output.x = 0x7fff7fffu;
+      write_message(c.output_messages(0) + c.message_index(row, eighth), output);
+    }
     for (int i = 1; i < kGenerations; ++i) empty_output(i, row);
   }
 
@@ -103,13 +124,14 @@ struct Ahead {
   }
 
   __device__ void empty_output(int after, int row) const {
-    if (c.has_outputs) {
-      write_message(c.output_messages(after) + c.message_index(row, c.block), empty_message());
+    for (int eighth = c.first_eighth(); eighth < c.last_eighth(); ++eighth) {
+      write_message(c.output_messages(after) + c.message_index(row, eighth), empty_message());
     }
   }
 
   // What everybody has read: see half_rounds.cuh.
-  __device__ void empty_old(int round) {
+  // labels: so far, of the row that is this lane's.
+  __device__ void empty_old(int round, int& labels) const {
     const int row = c.lane;
     if (row >= c.batch) return;
     if (warp == 0 && round >= 3 && c.labels(round - 3)[row] >= 0) empty_hidden(round - 3, row);

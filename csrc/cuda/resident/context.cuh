@@ -40,26 +40,37 @@ struct Rows {
   }
 };
 
+// An index that the compiler cannot see through: addresses that follow from it are worked out where they are
+// needed. Carried from round to round they would be more than the registers hold.
+__device__ inline int opaque(int index) {
+  asm volatile("" : "+r"(index));
+  return index;
+}
+
 struct Context {
   const ResidentProblem& p;
   const ResidentPlan& plan;
   unsigned char* shared;
   const Rows rows;
+  const int thread;
 
   // A lane's place in a product: see fragments.cuh.
-  const int warp = threadIdx.x / kWarp;
-  const int lane = threadIdx.x % kWarp;
+  const int warp = thread / kWarp;
+  const int lane = thread % kWarp;
   const int g = lane / 4;
   const int t = lane % 4;
 
   const int block = blockIdx.x;
   const int batch = p.greedy.joint.batch;
   const bool has_units = block < plan.unit_blocks;
-  const bool has_outputs = block < plan.output_blocks;
-  const int unit = block * 8 + g;  // of this thread, also its output of the projection
+  const int output_tile = block - plan.first_output_block;  // 16 outputs of the projection
+  const bool has_outputs = output_tile >= 0 && output_tile < plan.output_blocks;
+  const int unit = block * 8 + g;  // of this thread
   const int column_block = block % plan.column_blocks;
   const int slot = block / plan.column_blocks;
   const int duration_block = plan.duration_blocks > 0 ? column_block - plan.first_duration_block : -1;
+
+  __device__ Context anew() const { return {p, plan, shared, rows, opaque(thread)}; }
 
   __device__ uint4* fragments(int offset) const { return reinterpret_cast<uint4*>(shared + offset); }
   __device__ float4* recurrent_sums(int layer) const {
@@ -86,6 +97,11 @@ struct Context {
   __device__ uint4* hidden_messages(int stage, int round) const {
     const int generation = stage * kGenerations + round % kGenerations;
     return message(plan.hidden_messages, generation * ((p.width + 31) / 32) * row_tiles() * kWarp);
+  }
+  // Messages of outputs that this block writes for a row.
+  __device__ int first_eighth() const { return has_outputs ? 2 * output_tile : 0; }
+  __device__ int last_eighth() const {
+    return has_outputs ? min(2 * output_tile + 2, p.greedy.joint.width / 8) : 0;
   }
   // Of the outputs after as many labels of a row in this launch.
   __device__ uint4* output_messages(int labels) const {

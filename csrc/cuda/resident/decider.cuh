@@ -28,7 +28,7 @@ struct Decider {
   FrameResult* results;  // [kResidentWindow] in shared memory
   const int warp = Crew::thread() / kWarp;
 
-  __device__ void decide(int round) {
+  __device__ void decide(int round) const {
     const int first = plan.blocks - 1 - c.block;
     if (first >= plan.deciders) return;
     for (int row = first; row < c.batch; row += plan.deciders) {
@@ -36,30 +36,59 @@ struct Decider {
     }
   }
 
-  // The best of a frame's partial results, by one warp; several are on their way at once.
-  __device__ int merge(const uint4* partials, int count, unsigned tag) const {
+  // The best of the partial results of two frames, by one warp; many are on their way at once.
+  __device__ void merge(int row, const int (&frames)[2], unsigned tag, FrameResult (&out)[2]) const {
     constexpr int kAtOnce = 3;
-    unsigned best = 0;
-    int index = INT32_MAX;
-    for (int first = c.lane; first < count; first += kAtOnce * kWarp) {
-      uint4 part[kAtOnce];
+    const bool durations = plan.duration_blocks > 0;
+    unsigned best[2] = {0, 0};
+    int index[2] = {INT32_MAX, INT32_MAX};
+    uint4 part[2][kAtOnce], duration[2];
+    for (int first = c.lane; first < plan.column_blocks + c.lane; first += kAtOnce * kWarp) {
       bool missing;
       int polls = 0;
       do {
         if (polls++ == kPatience) __trap();
         missing = false;
 #pragma unroll
-        for (int i = 0; i < kAtOnce; ++i)
-          part[i] = read_message(partials + min(first + i * kWarp, count - 1));
+        for (int f = 0; f < 2; ++f) {
 #pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) missing |= part[i].w != tag;
+          for (int i = 0; i < kAtOnce; ++i) {
+            const int column = min(first + i * kWarp, plan.column_blocks - 1);
+            part[f][i] = read_message(c.partial(row, frames[f], column));
+          }
+          if (durations) {
+            duration[f] = read_message(
+                c.duration_partial(row, frames[f], min(c.lane, plan.duration_blocks - 1)));
+          }
+        }
+#pragma unroll
+        for (int f = 0; f < 2; ++f) {
+#pragma unroll
+          for (int i = 0; i < kAtOnce; ++i) missing |= part[f][i].w != tag;
+          missing |= durations && duration[f].w != tag;
+        }
       } while (missing);
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) take(best, index, part[i].x, static_cast<int>(part[i].y));
+      for (int f = 0; f < 2; ++f) {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          take(best[f], index[f], part[f][i].x, static_cast<int>(part[f][i].y));
+        }
+      }
     }
     __syncwarp();
-    const unsigned top = __reduce_max_sync(kFullMask, best);
-    return __reduce_min_sync(kFullMask, best == top ? index : INT32_MAX);
+#pragma unroll
+    for (int f = 0; f < 2; ++f) {
+      out[f] = {best_of(best[f], index[f]), 0};
+      if (durations) {
+        out[f].duration = p.greedy.durations[best_of(duration[f].x, static_cast<int>(duration[f].y))];
+      }
+    }
+  }
+
+  __device__ static int best_of(unsigned order, int index) {
+    const unsigned top = __reduce_max_sync(kFullMask, order);
+    return __reduce_min_sync(kFullMask, order == top ? index : INT32_MAX);
   }
 
   // Nobody may meet the remains of an earlier round: see rounds.cuh.
@@ -101,34 +130,62 @@ struct Decider {
     return sum == 0.0f || from == to ? sum : sum * expf(value_of(from) - value_of(to));
   }
 
-  __device__ void decide_row(int round, int row) {
+  struct Step {
+    int label = -1;
+    int frame = 0;
+    int duration = 0;
+  };
+
+  // Follows the blanks to the first label.
+  __device__ Step walk(RowState& state, int start, int frames) const {
+    Step step;
+    while (step.label < 0 && state.time < start + frames) {
+      step.frame = state.time;
+      const FrameResult result = results[step.frame - start];
+      step.duration = result.duration;
+      if (result.token == p.greedy.blank_id) {
+        state = {step.frame + max(step.duration, 1), 0};
+      } else {
+        step.label = result.token;
+        state = after_label(state, step.duration, p.greedy.max_symbols);
+      }
+    }
+    return step;
+  }
+
+  // The same without durations: every blank is one frame.
+  __device__ Step find(RowState& state, int start, int frames) const {
+    for (int first = 0; first < frames; first += kWarp) {
+      const int own = first + c.lane;
+      const int token = own < frames ? results[own].token : p.greedy.blank_id;
+      const unsigned labels = __ballot_sync(kFullMask, token != p.greedy.blank_id);
+      if (labels == 0) continue;
+      const int lane = __ffs(labels) - 1, frame = start + first + lane;
+      state = after_label({frame, frame == start ? state.symbols : 0}, 0, p.greedy.max_symbols);
+      return {__shfl_sync(kFullMask, token, lane), frame, 0};
+    }
+    state = {start + frames, 0};
+    return {};
+  }
+
+  __device__ void decide_row(int round, int row) const {
     const unsigned tag = static_cast<unsigned>(round + 1);
     const int start = c.rows.times[row], length = c.rows.lengths[row], count = c.rows.counts[row];
     const int frames = min(p.greedy.joint.window, length - start);
-    for (int frame = warp; frame < frames; frame += Crew::kWarps) {
-      FrameResult result{merge(c.partial(row, frame, 0), plan.column_blocks, tag), 0};
-      if (plan.duration_blocks > 0) {
-        result.duration =
-            p.greedy.durations[merge(c.duration_partial(row, frame, 0), plan.duration_blocks, tag)];
-      }
-      if (c.lane == 0) results[frame] = result;
+    for (int first = warp; first < frames; first += 2 * Crew::kWarps) {
+      const int second = first + Crew::kWarps;
+      const int pair[2] = {first, min(second, frames - 1)};
+      FrameResult found[2];
+      merge(row, pair, tag, found);
+      if (c.lane == 0) results[first] = found[0];
+      if (c.lane == 0 && second < frames) results[second] = found[1];
     }
     if (warp == Crew::kWarps - 1) await_all_progress(round - 1);
     Crew::meet();
     // Every thread walks, and tells some of the blocks.
-    int label = -1, frame = 0, duration = 0;
     RowState state{start, c.rows.symbols[row]};
-    while (label < 0 && state.time < start + frames) {
-      frame = state.time;
-      const FrameResult result = results[frame - start];
-      duration = result.duration;
-      if (result.token == p.greedy.blank_id) {
-        state = {frame + max(duration, 1), 0};
-      } else {
-        label = result.token;
-        state = after_label(state, duration, p.greedy.max_symbols);
-      }
-    }
+    const Step step = plan.duration_blocks > 0 ? walk(state, start, frames) : find(state, start, frames);
+    const int label = step.label, frame = step.frame, duration = step.duration;
     const int new_count = count + (label >= 0 ? 1 : 0);
     const bool done = !(state.time < length && new_count < p.greedy.capacity);
     const uint4 decision{static_cast<unsigned>(label), static_cast<unsigned>(state.time),
@@ -144,7 +201,7 @@ struct Decider {
   }
 
   __device__ void store(int row, int count, int label, int frame, int duration, float log_prob,
-                        const RowState& state, bool done) {
+                        const RowState& state, bool done) const {
     const int new_count = count + (label >= 0 ? 1 : 0);
     c.rows.symbols[row] = state.symbols;
     c.rows.counts[row] = new_count;

@@ -32,9 +32,8 @@ struct FrameTiles {
 template <typename T>
 struct FrameLoader {
   const Context& c;
-  const FrameTiles& tiles;
+  const FrameTiles tiles{c};
   const int warp = c.warp - kWarps;
-  int staged_end = 0;  // of this lane's row, where frames stay: those before it are in shared memory
 
   // Beyond the joint width frames stay zero: whatever else lay there could be no number.
   __device__ void clear() const {
@@ -43,7 +42,8 @@ struct FrameLoader {
     }
   }
 
-  __device__ void stage(int group) {
+  // staged_end: of this lane's row, where frames stay; those before it are in shared memory.
+  __device__ void stage(int group, int& staged_end) const {
     const JointProblem& joint = tiles.joint;
     const int row = tiles.row_of(group), shift = 3 - tiles.plan.group_shift;
     const bool live = tiles.is_live(row);
@@ -65,22 +65,24 @@ struct FrameLoader {
     }
   }
 
-  // Where there is nothing to fetch too: neither crew gets a round ahead of the other.
-  __device__ void stage_first() {
-    if (c.slot < tiles.plan.slots) stage(c.slot);
+  __device__ void stage_first(int& staged_end) const {
+    if (c.slot < tiles.plan.slots) stage(c.slot, staged_end);
+  }
+
+  // Where there was nothing to fetch too: neither crew gets a round ahead of the other.
+  __device__ void finish() const {
     await_copies();
     tell<Meeting::kFramesReady>();
   }
 
   // Whenever the group before is judged.
-  __device__ void stage_others() {
+  __device__ void stage_others(int& staged_end) const {
     if (c.slot >= tiles.plan.slots) return;
     for (int group = c.slot + tiles.plan.slots; group * tiles.plan.group_rows < c.batch;
          group += tiles.plan.slots) {
       await<Meeting::kFramesFree>();
-      stage(group);
-      await_copies();
-      tell<Meeting::kFramesReady>();
+      stage(group, staged_end);
+      finish();
     }
   }
 };

@@ -29,14 +29,14 @@
 
 namespace rnnt_fastdecode::cuda {
 
-// Registers of a thread once the crews part. Compilers for one kind of device only know the instruction.
-template <int kMainRegisters, int kSideRegisters>
+// The main crew takes registers that the side crew gives up. Only code for one kind of device may do that.
+template <typename Stages>
 __device__ __forceinline__ void share_registers(bool main) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   if (main) {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kMainRegisters));
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Stages::kMainRegisters));
   } else {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kSideRegisters));
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Stages::kSideRegisters));
   }
 #endif
 }
@@ -46,49 +46,59 @@ __device__ __forceinline__ bool gather_main(const Context& c, int round) {
 }
 
 template <typename Stages>
-__device__ __forceinline__ void work_main(const Context& c, const FrameTiles& frames, bool live) {
-  typename Stages::Step predictor{c};
-  typename Stages::Joint joint{c, frames};
-  predictor.load();
-  joint.load();
+__device__ __forceinline__ void work_main(const Context& c, bool live) {
+  typename Stages::Held held;
+  typename Stages::Step{c, held}.load();
+  typename Stages::Joint{c}.load();
   __syncthreads();
   cooperative_groups::this_grid().sync();
   for (int round = 0; live; ++round) {
-    joint.judge(round);
+    const Context fresh = c.anew();
+    typename Stages::Joint{fresh}.judge(round);
     tell<Meeting::kJudged>();
-    live = gather_main(c, round);
+    live = gather_main(fresh, round);
     tell<Meeting::kGathered>();
-    predictor.step(round);
+    typename Stages::Step{fresh, held}.step(round);
   }
-  predictor.store();
+  typename Stages::Step{c, held}.store();
   store_history(c);
 }
 
 template <typename Stages>
-__device__ __forceinline__ void work_aside(const Context& c, const FrameTiles& frames, FrameResult* results,
-                                           bool live) {
-  typename Stages::Ahead ahead{c};
-  typename Stages::Loader loader{c, frames};
-  Decider<SideCrew> decider{.c = c, .results = results};
-  loader.clear();
-  for (int row = threadIdx.x - kThreads; row < c.batch; row += kSideThreads) ahead.prepare(row);
-  empty_untagged(c, threadIdx.x - kThreads, kSideThreads);
+__device__ __forceinline__ void prepare_aside(const Context& c) {
+  const typename Stages::Ahead ahead{c};
+  typename Stages::Loader{c}.clear();
+  for (int row = c.thread - kThreads; row < c.batch; row += kSideThreads) ahead.prepare(row);
+  empty_untagged(c, c.thread - kThreads, kSideThreads);
   __syncthreads();
-  ahead.load();
+  for (int layer = 0; layer < kResidentLayers; ++layer) ahead.load(layer);
+}
+
+template <typename Stages>
+__device__ __forceinline__ void work_aside(const Context& context, FrameResult* results, bool live) {
+  int staged_end = 0, labels = 0;
+  prepare_aside<Stages>(context);
   cooperative_groups::this_grid().sync();
   tell_sums(0);
-  if (live) loader.stage_first();
+  typename Stages::Loader{context}.stage_first(staged_end);
+  typename Stages::Loader{context}.finish();
   for (int round = 0; live; ++round) {
-    loader.stage_others();
+    const Context c = context.anew();
+    const typename Stages::Ahead ahead{c};
+    const typename Stages::Loader loader{c};
+    const Decider<SideCrew> decider{.c = c, .results = results};
+    loader.stage_others(staged_end);
     decider.decide(round);
     await<Meeting::kJudged>();
-    ahead.empty_old(round);
+    ahead.empty_old(round, labels);
     meet_side();
-    if (threadIdx.x == kThreads) publish_progress(c.progress(c.block), round);
+    if (c.thread == kThreads) publish_progress(c.progress(c.block), round);
     await<Meeting::kGathered>();
     live = __any_sync(kFullMask, c.lane < c.batch && !c.rows.done[c.lane]);
-    if (live) loader.stage_first();
-    ahead.renew(round);
+    loader.stage_first(staged_end);
+    ahead.renew(0, round);
+    loader.finish();
+    ahead.renew(1, round);
     tell_sums(round + 1);
   }
 }
@@ -101,17 +111,17 @@ __global__ void __launch_bounds__(kCrewThreads, 1) crew_kernel(const __grid_cons
   __shared__ FrameResult results[kResidentWindow];
   static_assert(sizeof(numbers) + sizeof(results) <= kResidentStaticBytes);
 
-  const Context context{p, p.plan, shared, Rows::in(numbers, kResidentRows)};
-  const FrameTiles frames{context};
+  const Context context{p, p.plan, shared, Rows::in(numbers, kResidentRows),
+                        static_cast<int>(threadIdx.x)};
   load_rows(context);
   __syncthreads();
   const bool live = __any_sync(kFullMask, context.lane < context.batch && !context.rows.done[context.lane]);
   if (threadIdx.x < kThreads) {
-    share_registers<208, 88>(true);
-    work_main<Stages>(context, frames, live);
+    share_registers<Stages>(true);
+    work_main<Stages>(context, live);
   } else {
-    share_registers<208, 88>(false);
-    work_aside<Stages>(context, frames, results, live);
+    share_registers<Stages>(false);
+    work_aside<Stages>(context, results, live);
   }
 }
 

@@ -58,7 +58,7 @@ struct JointStage {
   static constexpr int kChunks = kResidentWidth / kChunk / kDepths;
 
   const Context& c;
-  const FrameTiles& frames;
+  const FrameTiles frames{c};
   const ResidentProblem& p = c.p;
   const ResidentPlan& plan = c.plan;
   const JointProblem& joint = p.greedy.joint;
@@ -157,15 +157,14 @@ struct JointStage {
                                             products[m][n][3]};
         }
       }
+      const Pairs pairs = pairs_of(group * plan.group_rows, c.warp << (3 - plan.group_shift));
       meet_main();
       if (c.warp < plan.frame_tiles) {
 #pragma unroll
         for (int m = 0; m < Columns; ++m) collect(tile + m, m, logits);
         include(tile, best, logits);
+        if (tile + Columns >= plan.column_tiles) send(round, pairs, best, logits);
       }
-    }
-    if (c.warp < plan.frame_tiles) {
-      send(round, group * plan.group_rows, c.warp << (3 - plan.group_shift), best, logits);
     }
     if ((group + plan.slots) * plan.group_rows < c.batch) meet_main();
   }
@@ -260,7 +259,29 @@ struct JointStage {
     }
   }
 
-  __device__ __forceinline__ void send(int round, int first_row, int first_frame, Best (&best)[2],
+  // Where the results of a lane's two pairs of a tile go, if they are wanted.
+  struct Pairs {
+    int row[2];
+    int frame[2];
+    bool wanted[2];
+  };
+
+  __device__ __forceinline__ Pairs pairs_of(int first_row, int first_frame) const {
+    Pairs out;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int index = 2 * c.t + i;
+      const int row = first_row + (index & (plan.group_rows - 1));
+      const int frame = first_frame + (index >> plan.group_shift);
+      out.row[i] = row;
+      out.frame[i] = frame;
+      out.wanted[i] = c.g == 0 && frame < joint.window && frames.is_live(row) &&
+                      c.rows.times[row] + frame < c.rows.lengths[row];
+    }
+    return out;
+  }
+
+  __device__ __forceinline__ void send(int round, const Pairs& pairs, Best (&best)[2],
                                        float (&logits)[2][2 * Columns]) {
     const unsigned tag = static_cast<unsigned>(round + 1);
     unsigned own_order[2];
@@ -268,23 +289,16 @@ struct JointStage {
     for (int i = 0; i < 2; ++i) {
       own_order[i] = best[i].order;
       take_over_lanes(best[i].order, best[i].token);
-      if (c.duration_block >= 0) take_over_lanes(best[i].duration_order, best[i].duration);
-    }
-    int row[2], frame[2];
-    bool wanted[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int index = 2 * c.t + i;
-      row[i] = first_row + (index & (plan.group_rows - 1));
-      frame[i] = first_frame + (index >> plan.group_shift);
-      wanted[i] = c.g == 0 && row[i] < c.batch && frame[i] < joint.window && !c.rows.done[row[i]] &&
-                  c.rows.times[row[i]] + frame[i] < c.rows.lengths[row[i]];
-      if (wanted[i]) {
-        write_message(c.partial(row[i], frame[i], c.column_block),
+      if (pairs.wanted[i]) {
+        write_message(c.partial(pairs.row[i], pairs.frame[i], c.column_block),
                       {best[i].order, static_cast<unsigned>(best[i].token), 0, tag});
       }
-      if (wanted[i] && c.duration_block >= 0) {
-        write_message(c.duration_partial(row[i], frame[i], c.duration_block),
+    }
+#pragma unroll
+    for (int i = 0; c.duration_block >= 0 && i < 2; ++i) {
+      take_over_lanes(best[i].duration_order, best[i].duration);
+      if (pairs.wanted[i]) {
+        write_message(c.duration_partial(pairs.row[i], pairs.frame[i], c.duration_block),
                       {best[i].duration_order, static_cast<unsigned>(best[i].duration), 0, tag});
       }
     }
@@ -296,8 +310,8 @@ struct JointStage {
                       : sum_of(logits[i], max);
 #pragma unroll
       for (int offset = 4; offset < kWarp; offset *= 2) sum += __shfl_xor_sync(kFullMask, sum, offset);
-      if (wanted[i]) {
-        write_message(c.partial_sum(round, row[i], frame[i], c.column_block),
+      if (pairs.wanted[i]) {
+        write_message(c.partial_sum(round, pairs.row[i], pairs.frame[i], c.column_block),
                       {best[i].order, __float_as_uint(sum), 0, tag});
       }
     }

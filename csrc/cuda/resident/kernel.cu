@@ -6,6 +6,10 @@ namespace {
 
 template <typename T, int RowTiles, int FrameTiles, int Columns>
 struct HalfStages {
+  // Of a thread, once the crews part.
+  static constexpr int kMainRegisters = RowTiles == 1 ? 192 : 208;
+  static constexpr int kSideRegisters = RowTiles == 1 ? 120 : 88;
+  using Held = cuda::Held<T>;
   using Step = Predictor<T, RowTiles>;
   using Joint = JointStage<T, FrameTiles, Columns>;
   using Ahead = cuda::Ahead<T>;

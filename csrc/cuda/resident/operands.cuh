@@ -37,14 +37,26 @@ __device__ WeightFragment gate_weights(const Context& c, int layer, int half, in
                     load_operand(c, row(2 * half + 1), c.p.width, exists, chunk));
 }
 
+__device__ __forceinline__ float4 add(const float4& a, const float4& b) {
+  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+}
+
+// Where a warp leaves its part of the sums that warp `job` adds up.
+template <int Warps>
+__device__ __forceinline__ int other_part(int job, int warp) {
+  return job * (Warps - 1) + (warp < job ? warp : warp - 1);
+}
+
 // Values that a lane reads of messages: of Tiles tiles of 8 rows the chunks first, first + step, ...
 template <int Chunks, int Tiles>
 struct Operand {
   uint4 x[Chunks][Tiles];
+  const uint4* place;
+  int stride;
 
-  // Of the rows in `active`; `row_tiles` tiles lie side by side in a chunk; waits for them.
-  __device__ __forceinline__ void await(const Context& c, const uint4* messages, unsigned active, int first,
-                                        int step, int eighths) {
+  // Of the rows in `active`; starts to read.
+  __device__ __forceinline__ void request(const Context& c, const uint4* messages, unsigned active, int first,
+                                          int step, int eighths) {
 #pragma unroll
     for (int i = 0; i < Chunks; ++i) {
 #pragma unroll
@@ -54,24 +66,34 @@ struct Operand {
         x[i][n] = wanted ? empty_message() : uint4{0, 0, 0, 0};
       }
     }
-    const uint4* place = messages + first * c.row_tiles() * kWarp + c.lane;
-    const int stride = step * c.row_tiles() * kWarp;
-    unsigned missing;
-    int polls = 0;
-    do {
-      if (polls++ == kPatience) __trap();
+    place = messages + first * c.row_tiles() * kWarp + c.lane;
+    stride = step * c.row_tiles() * kWarp;
+    read_again();
+  }
+
+  __device__ __forceinline__ void read_again() {
 #pragma unroll
-      for (int i = 0; i < Chunks; ++i) {
+    for (int i = 0; i < Chunks; ++i) {
 #pragma unroll
-        for (int n = 0; n < Tiles; ++n) read_if_empty(x[i][n], place + i * stride + n * kWarp);
-      }
-      missing = 0;
+      for (int n = 0; n < Tiles; ++n) read_if_empty(x[i][n], place + i * stride + n * kWarp);
+    }
+  }
+
+  __device__ __forceinline__ bool is_missing() const {
+    unsigned missing = 0;
 #pragma unroll
-      for (int i = 0; i < Chunks; ++i) {
+    for (int i = 0; i < Chunks; ++i) {
 #pragma unroll
-        for (int n = 0; n < Tiles; ++n) missing |= x[i][n].x == kEmpty;
-      }
-    } while (__any_sync(kFullMask, missing != 0));
+      for (int n = 0; n < Tiles; ++n) missing |= x[i][n].x == kEmpty;
+    }
+    return __any_sync(kFullMask, missing != 0);
+  }
+
+  __device__ __forceinline__ void await() {
+    for (int polls = 0; is_missing(); ++polls) {
+      if (polls == kPatience) __trap();
+      read_again();
+    }
   }
 };
 

@@ -19,17 +19,10 @@ HalfVariant choose_variant(int rows, int frame_tiles, int column_tiles) {
   return frame_tiles == 1 ? HalfVariant::kNarrow : HalfVariant::kMedium;
 }
 
-// Of the parts of sums that warps leave: for each tile of 8 rows two gates of the predictor, or those of the
-// joint.
-int sum_bytes(HalfVariant variant) {
-  switch (variant) {
-    case HalfVariant::kNarrow:
-      return kWarps * 2 * kSumBytes;
-    case HalfVariant::kMedium:
-      return kWarps * 2 * kSumBytes;
-    default:
-      return kWarps * 8 * kSumBytes;
-  }
+// Of the parts of sums that warps leave to each other: those of the predictor, for each tile of 8 rows two
+// gates, or those of the joint.
+int main_sum_bytes(HalfVariant variant) {
+  return variant == HalfVariant::kWide ? 8 * (kWarps - 1) * kSumBytes : 2 * kWarps * kSumBytes;
 }
 
 bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int shared_limit,
@@ -41,12 +34,13 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
   ResidentPlan out{};
   out.blocks = multiprocessors;
   out.unit_blocks = shape.width / 8;
-  out.output_blocks = shape.joint_width / 8;
+  out.output_blocks = divide_up(shape.joint_width, 16);
+  out.first_output_block = out.blocks - out.output_blocks;
   if (std::max(out.unit_blocks, out.output_blocks) > out.blocks) {
     return false;
   }
   // Blocks without units have time to walk rows while the others predict.
-  const int free_blocks = out.blocks - std::max(out.unit_blocks, out.output_blocks);
+  const int free_blocks = out.blocks - out.unit_blocks;
   out.deciders = 2 * free_blocks >= rows ? free_blocks : out.blocks;
 
   out.group_rows = 1;
@@ -68,8 +62,11 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
     return offset;
   };
   out.recurrent_weights = place(shape.layers * chunks * kGates * kFragmentBytes);
+  // Where no block has both, recurrent weights and those of the projection have the same place.
+  const bool apart = out.unit_blocks <= out.first_output_block && shape.layers > 0;
+  out.projection_weights = apart ? out.recurrent_weights : place(chunks * 2 * kFragmentBytes);
   out.recurrent_sums = place(shape.layers * divide_up(rows, 8) * 2 * kSumBytes);
-  out.side_sums = place(kSideWarps * 2 * kSumBytes);
+  out.side_sums = place(2 * (kSideWarps - 1) * kSumBytes);
   out.encoder_frames = place(out.frame_tiles * joint_chunks * kFragmentBytes);
   out.joint_weights = place(0);
 
@@ -84,7 +81,7 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
     const int weights = column_tiles * joint_chunks * 2 * kFragmentBytes;
     const int biases = static_cast<int>(aligned(column_tiles * kTile * sizeof(float)));
     const HalfVariant variant = choose_variant(rows, out.frame_tiles, column_tiles);
-    const int size = bytes + weights + biases + sum_bytes(variant);
+    const int size = bytes + weights + biases + main_sum_bytes(variant);
     if (size + kResidentStaticBytes > shared_limit) {
       continue;
     }

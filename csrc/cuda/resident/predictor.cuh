@@ -1,7 +1,8 @@
 // The prediction network of the resident decoder, as the main crew works it out. A thread owns one unit (8 in
 // a block) of one row, whose cells stay in its registers. Layer 0 needs no product once the label is known:
 // its input gates are a table, its recurrent half was computed after the step before (ahead.cuh). Later layers
-// and the projection wait for the values of the stage before, in messages of 8 units.
+// and the projection, which other blocks work out where there are enough, wait for the values of the stage
+// before, in messages of 8 units.
 #pragma once
 
 #include "crew.cuh"
@@ -11,32 +12,36 @@ namespace rnnt_fastdecode::cuda {
 
 constexpr int kChunksPerWarp = kResidentWidth / kChunk / kWarps;
 
+// What a thread keeps in its registers from round to round.
+template <typename T>
+struct Held {
+  float cell[kResidentLayers];
+  T hidden[kResidentLayers];
+  T output[2];
+  float4 gate_bias;  // of layer 1
+  float2 output_bias;
+  WeightFragment input_weights[kChunksPerWarp][2];  // of layer 1: of i and f, of g and o
+};
+
 // RowTiles tiles of 8 rows.
 template <typename T, int RowTiles>
 struct Predictor {
   using Values = Operand<kChunksPerWarp, RowTiles>;
 
   const Context& c;
+  Held<T>& held;
   const ResidentProblem& p = c.p;
   const ResidentPlan& plan = c.plan;
   const int chunks = (p.width + kChunk - 1) / kChunk;
   // The row whose unit this thread owns.
   const int row = 8 * (c.warp / 2) + 2 * c.t + c.warp % 2;
-  float cell[kResidentLayers];
-  T hidden[kResidentLayers];
-  T output;
-  float4 gate_bias;  // of layer 1
-  float output_bias;
-  // Layer 1's input gates stay in registers: of i and f, of g and o; and so do the block's outputs.
-  WeightFragment input_weights[kChunksPerWarp][2];
-  uint4 output_weights[kChunksPerWarp];
 
   __device__ int64_t state_index(int layer) const {
     return (static_cast<int64_t>(layer) * p.state_rows + row) * p.width + c.unit;
   }
-  __device__ int64_t output_index() const {
-    return static_cast<int64_t>(row) * p.greedy.joint.width + c.unit;
-  }
+  // Of the two outputs that this thread owns of its row.
+  __device__ int output_unit(int i) const { return 16 * c.output_tile + 8 * i + c.g; }
+  __device__ bool has_output(int i) const { return c.has_outputs && output_unit(i) < p.greedy.joint.width; }
 
   __device__ void load() {
     for (int i = c.warp; c.has_units && i < p.layers * chunks * 2; i += kWarps) {
@@ -49,20 +54,28 @@ struct Predictor {
       const int chunk = c.warp + i * kWarps;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        input_weights[i][half] = gate_weights<T>(c, 1, half, 0, two_layers, chunk);
+        held.input_weights[i][half] = gate_weights<T>(c, 1, half, 0, two_layers, chunk);
       }
-      const T* weights = static_cast<const T*>(p.projection) + static_cast<int64_t>(c.unit) * p.width;
-      output_weights[i] = load_operand(c, weights, p.width, c.has_outputs, chunk);
+    }
+    for (int chunk = c.warp; c.has_outputs && chunk < chunks; chunk += kWarps) {
+      const auto weights = [&](int i) {
+        const T* row = static_cast<const T*>(p.projection) + static_cast<int64_t>(output_unit(i)) * p.width;
+        return load_operand(c, row, p.width, has_output(i), chunk);
+      };
+      keep_weights(c, plan.projection_weights, chunk, interleave(weights(0), weights(1)));
     }
     if (two_layers) {
       const float* bias = p.bias + 4 * p.width + c.unit;
-      gate_bias = {bias[0], bias[p.width], bias[2 * p.width], bias[3 * p.width]};
+      held.gate_bias = {bias[0], bias[p.width], bias[2 * p.width], bias[3 * p.width]};
     }
-    output_bias = c.has_outputs ? to_float(static_cast<const T*>(p.projection_bias)[c.unit]) : 0.0f;
+    const auto bias = [&](int i) {
+      return has_output(i) ? to_float(static_cast<const T*>(p.projection_bias)[output_unit(i)]) : 0.0f;
+    };
+    held.output_bias = {bias(0), bias(1)};
 #pragma unroll
     for (int layer = 0; layer < kResidentLayers; ++layer) {
       const bool exists = c.has_units && layer < p.layers && row < c.batch;
-      cell[layer] = exists ? p.cell[state_index(layer)] : 0.0f;
+      held.cell[layer] = exists ? p.cell[state_index(layer)] : 0.0f;
     }
   }
 
@@ -77,54 +90,57 @@ struct Predictor {
       for (int half = 0; half < 2; ++half) {
 #pragma unroll
         for (int n = 0; n < RowTiles; ++n) {
-          multiply_chunk<T>(products[half][n], input_weights[i][half], values.x[i][n]);
+          multiply_chunk<T>(products[half][n], held.input_weights[i][half], values.x[i][n]);
         }
       }
     }
     float4* all = c.sums();
+    float4 total = held.gate_bias;
 #pragma unroll
-    for (int n = 0; n < RowTiles; ++n) {
-#pragma unroll
-      for (int parity = 0; parity < 2; ++parity) {
-        all[(c.warp * 2 * RowTiles + 2 * n + parity) * kWarp + c.lane] = {
-            products[0][n][parity], products[0][n][2 + parity], products[1][n][parity],
-            products[1][n][2 + parity]};
+    for (int job = 0; job < 2 * RowTiles; ++job) {
+      const float (&even)[4] = products[0][job / 2];
+      const float (&odd)[4] = products[1][job / 2];
+      const int parity = job % 2;
+      const float4 part{even[parity], even[2 + parity], odd[parity], odd[2 + parity]};
+      if (job == c.warp) {
+        total = add(total, part);
+      } else {
+        all[other_part<kWarps>(job, c.warp) * kWarp + c.lane] = part;
       }
     }
     meet_main();
-    float4 total = gate_bias;
     if (c.warp < 2 * RowTiles) {
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) total = add(total, all[(w * 2 * RowTiles + c.warp) * kWarp + c.lane]);
+      for (int w = 0; w < kWarps - 1; ++w) total = add(total, all[(c.warp * (kWarps - 1) + w) * kWarp + c.lane]);
     }
     return total;
   }
 
-  // The block's 8 outputs of the projection, likewise.
-  __device__ __forceinline__ float outputs(const Values& values) const {
+  // The block's 16 outputs of the projection, likewise.
+  __device__ __forceinline__ float2 outputs(const Values& values) const {
     float products[RowTiles][4] = {};
 #pragma unroll
     for (int i = 0; i < kChunksPerWarp; ++i) {
-      if (c.warp + i * kWarps >= chunks) continue;
-      const uint4& w = output_weights[i];
+      const int chunk = c.warp + i * kWarps;
+      if (chunk >= chunks) continue;
+      const WeightFragment weights = kept_weights(c, plan.projection_weights, chunk);
 #pragma unroll
-      for (int n = 0; n < RowTiles; ++n) {
-        const uint4& x = values.x[i][n];
-        multiply_16<T>(products[n], w.x, 0, w.y, 0, x.x, x.y);
-        multiply_16<T>(products[n], w.z, 0, w.w, 0, x.z, x.w);
-      }
+      for (int n = 0; n < RowTiles; ++n) multiply_chunk<T>(products[n], weights, values.x[i][n]);
     }
-    float* all = reinterpret_cast<float*>(c.sums());
+    float2* all = reinterpret_cast<float2*>(c.sums());
 #pragma unroll
-    for (int n = 0; n < RowTiles; ++n) {
-      all[(c.warp * 2 * RowTiles + 2 * n) * kWarp + c.lane] = products[n][0];
-      all[(c.warp * 2 * RowTiles + 2 * n + 1) * kWarp + c.lane] = products[n][1];
+    for (int job = 0; job < 2 * RowTiles; ++job) {
+      const float (&own)[4] = products[job / 2];
+      all[(job * kWarps + c.warp) * kWarp + c.lane] = {own[job % 2], own[2 + job % 2]};
     }
     meet_main();
-    float total = output_bias;
+    float2 total = held.output_bias;
     if (c.warp < 2 * RowTiles) {
 #pragma unroll
-      for (int w = 0; w < kWarps; ++w) total += all[(w * 2 * RowTiles + c.warp) * kWarp + c.lane];
+      for (int w = 0; w < kWarps; ++w) {
+        const float2 part = all[(c.warp * kWarps + w) * kWarp + c.lane];
+        total = {total.x + part.x, total.y + part.y};
+      }
     }
     return total;
   }
@@ -141,18 +157,14 @@ struct Predictor {
     return out;
   }
 
-  __device__ __forceinline__ void send(uint4* messages, bool own, T value) const {
+  __device__ __forceinline__ void send(uint4* messages, int eighth, bool own, T value) const {
     const uint4 packed = pack(value);
-    if (own && c.g == 0) write_message(messages + c.message_index(row, c.block), packed);
+    if (own && c.g == 0) write_message(messages + c.message_index(row, eighth), packed);
   }
 
   __device__ __forceinline__ static float next_hidden(float& cell, const float4& gate) {
     cell = quick_sigmoid(gate.y) * cell + quick_sigmoid(gate.x) * quick_tanh(gate.z);
     return quick_sigmoid(gate.w) * quick_tanh(cell);
-  }
-
-  __device__ __forceinline__ static float4 add(const float4& a, const float4& b) {
-    return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
   }
 
   __device__ __forceinline__ float4 recurrent(int layer) const {
@@ -189,31 +201,38 @@ struct Predictor {
       const int64_t entry = static_cast<int64_t>(label) * p.width + c.unit;
       if (own) {
         const float4 input = __ldg(reinterpret_cast<const float4*>(p.gate_table) + entry);
-        hidden[0] = from_float<T>(next_hidden(cell[0], add(input, recurrent(0))));
+        held.hidden[0] = from_float<T>(next_hidden(held.cell[0], add(input, recurrent(0))));
       }
     } else if (own) {
-      hidden[0] = from_float<T>(embed(label));
+      held.hidden[0] = from_float<T>(embed(label));
     }
-    send(c.hidden_messages(0, round), own, hidden[0]);
+    send(c.hidden_messages(0, round), c.block, own, held.hidden[0]);
     if (p.context_size > 1) shift_history(round);
   }
 
   __device__ __forceinline__ void second_stage(int round, unsigned active, bool own) {
     Values values;
-    values.await(c, c.hidden_messages(0, round), active, c.warp, kWarps, plan.unit_blocks);
+    values.request(c, c.hidden_messages(0, round), active, c.warp, kWarps, plan.unit_blocks);
+    values.await();
     const float4 input = input_gates(values);
-    if (own) hidden[1] = from_float<T>(next_hidden(cell[1], add(input, recurrent(1))));
-    send(c.hidden_messages(1, round), own, hidden[1]);
+    if (own) held.hidden[1] = from_float<T>(next_hidden(held.cell[1], add(input, recurrent(1))));
+    send(c.hidden_messages(1, round), c.block, own, held.hidden[1]);
     // The projection puts its sums where those of the gates are.
-    meet_main();
+    if (c.has_outputs) meet_main();
   }
 
   __device__ __forceinline__ void project(int round, unsigned active, bool own) {
     Values values;
-    values.await(c, c.hidden_messages(c.stages() - 1, round), active, c.warp, kWarps, plan.unit_blocks);
-    const float value = outputs(values);
-    if (own) output = from_float<T>(value);
-    send(c.output_messages(own ? c.rows.labelled[row] : 0), own, output);
+    values.request(c, c.hidden_messages(c.stages() - 1, round), active, c.warp, kWarps, plan.unit_blocks);
+    values.await();
+    const float2 value = outputs(values);
+    if (own) {
+      held.output[0] = from_float<T>(value.x);
+      held.output[1] = from_float<T>(value.y);
+    }
+    uint4* messages = c.output_messages(own ? c.rows.labelled[row] : 0);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) send(messages, 2 * c.output_tile + i, own && has_output(i), held.output[i]);
   }
 
   // A step for the rows with a label in `round`.
@@ -235,10 +254,14 @@ struct Predictor {
 #pragma unroll
     for (int layer = 0; layer < kResidentLayers; ++layer) {
       if (!c.has_units || layer >= p.layers) continue;
-      static_cast<T*>(p.hidden)[state_index(layer)] = hidden[layer];
-      p.cell[state_index(layer)] = cell[layer];
+      static_cast<T*>(p.hidden)[state_index(layer)] = held.hidden[layer];
+      p.cell[state_index(layer)] = held.cell[layer];
     }
-    if (c.has_outputs) static_cast<T*>(p.output)[output_index()] = output;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + output_unit(i);
+      if (has_output(i)) static_cast<T*>(p.output)[index] = held.output[i];
+    }
   }
 };
 

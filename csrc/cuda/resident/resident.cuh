@@ -71,8 +71,8 @@ constexpr int float_pass_rows(int product_rows) { return product_rows < 8 ? prod
 // time, up to 8 rows with 4 tiles of pairs, the rest.
 enum class HalfVariant { kNarrow, kMedium, kWide };
 
-// Who does what. Blocks 0 .. unit_blocks - 1 own 8 units of every layer, 0 .. output_blocks - 1 own 8 outputs
-// of the projection. In the joint, block = slot * column_blocks + column: it owns `column_tiles` tiles of 16
+// Who does what. Blocks 0 .. unit_blocks - 1 own 8 units of every layer, output_blocks blocks from
+// first_output_block on own 16 outputs of the projection. In the joint, block = slot * column_blocks + column: it owns `column_tiles` tiles of 16
 // columns, for the groups of `group_rows` batch rows slot, slot + slots, ... The last `deciders` blocks walk
 // the rows. In fp32 a block has other numbers of units, outputs and columns, and groups are groups of live
 // rows.
@@ -80,6 +80,7 @@ struct ResidentPlan {
   HalfVariant variant;
   int blocks;
   int unit_blocks;
+  int first_output_block;
   int output_blocks;
   int deciders;
   int column_blocks;
@@ -92,6 +93,7 @@ struct ResidentPlan {
   int first_duration_block;
   // Byte offsets into dynamic shared memory.
   int recurrent_weights;
+  int projection_weights;
   int recurrent_sums;
   int side_sums;
   int encoder_frames;

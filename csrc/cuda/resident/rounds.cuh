@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
   __shared__ FrameResult results[kResidentWindow];
   static_assert(sizeof(numbers) + sizeof(results) <= Stages::kStaticBytes);
 
-  const Context context{p, p.plan, shared, Rows::in(numbers, Stages::kRows)};
+  const Context context{p, p.plan, shared, Rows::in(numbers, Stages::kRows), static_cast<int>(threadIdx.x)};
   typename Stages::Step predictor{context};
   typename Stages::Joint joint{context};
   Decider<WholeBlock> decider{.c = context, .results = results};
