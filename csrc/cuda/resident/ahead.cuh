@@ -94,7 +94,7 @@ struct Ahead {
       const unsigned active = labelled >> (8 * tile) & 0xff;
       float products[2][4] = {};
       if (active != 0) {
-        values.await();
+        values.template await<true>();
         multiply(layer, values, products);
       }
       if (tile + 1 < c.row_tiles()) request(tile + 1);

@@ -170,8 +170,11 @@ struct Decider {
 
   __device__ void decide_row(int round, int row) const {
     const unsigned tag = static_cast<unsigned>(round + 1);
+    uint4* place = c.decision(round, Crew::thread(), row);
     const int start = c.rows.times[row], length = c.rows.lengths[row], count = c.rows.counts[row];
     const int frames = min(p.greedy.joint.window, length - start);
+    // While partial results are on their way.
+    if (warp == Crew::kWarps - 1) await_all_progress(round - 1);
     for (int first = warp; first < frames; first += 2 * Crew::kWarps) {
       const int second = first + Crew::kWarps;
       const int pair[2] = {first, min(second, frames - 1)};
@@ -180,7 +183,6 @@ struct Decider {
       if (c.lane == 0) results[first] = found[0];
       if (c.lane == 0 && second < frames) results[second] = found[1];
     }
-    if (warp == Crew::kWarps - 1) await_all_progress(round - 1);
     Crew::meet();
     // Every thread walks, and tells some of the blocks.
     RowState state{start, c.rows.symbols[row]};
@@ -191,7 +193,8 @@ struct Decider {
     const uint4 decision{static_cast<unsigned>(label), static_cast<unsigned>(state.time),
                          static_cast<unsigned>(done), tag};
     for (int block = Crew::thread(); block < plan.blocks; block += kThreads) {
-      write_message(c.decision(round, block, row), decision);
+      write_message(place, decision);
+      place += 2 * kThreads * c.batch;
     }
     Crew::meet();
     if (warp == 0) {

@@ -136,6 +136,7 @@ struct JointStage {
   __device__ __forceinline__ void judge_group(int round, int group) {
     const int row = frames.row_of(group);
     const int first_place = frames.first_place(frames.is_live(row) ? c.rows.times[row] : 0);
+    const Pairs pairs = pairs_of(group * plan.group_rows, c.warp << (3 - plan.group_shift));
     uint4 pred[kChunks];
     read_output(row, pred);
     await<Meeting::kFramesReady>();
@@ -157,7 +158,6 @@ struct JointStage {
                                             products[m][n][3]};
         }
       }
-      const Pairs pairs = pairs_of(group * plan.group_rows, c.warp << (3 - plan.group_shift));
       meet_main();
       if (c.warp < plan.frame_tiles) {
 #pragma unroll

@@ -89,9 +89,12 @@ struct Operand {
     return __any_sync(kFullMask, missing != 0);
   }
 
+  // Whoever has time asks seldom: others wait for the same messages.
+  template <bool kHasTime = false>
   __device__ __forceinline__ void await() {
     for (int polls = 0; is_missing(); ++polls) {
       if (polls == kPatience) __trap();
+      if (kHasTime) __nanosleep(200);
       read_again();
     }
   }
