@@ -80,11 +80,15 @@ struct CallContext {
 
   void tensor(const char* name, const Tensor& value, ScalarType dtype, std::initializer_list<int64_t> shape,
               bool contiguous = true) const {
+    tensor(name, value, dtype, Extents{shape.begin(), shape.size()}, contiguous);
+  }
+
+  void tensor(const char* name, const Tensor& value, ScalarType dtype, Extents shape,
+              bool contiguous = true) const {
     const auto sizes = value.sizes();
-    bool same = sizes.size() == shape.size();
-    for (size_t i = 0; same && i < shape.size(); ++i) same = sizes[i] == shape.begin()[i];
-    check(same, op, ": ", name, " must have shape ", Extents{shape.begin(), shape.size()}, ", got ",
-          shape_of(value), ".");
+    bool same = sizes.size() == shape.count;
+    for (size_t i = 0; same && i < shape.count; ++i) same = sizes[i] == shape.values[i];
+    check(same, op, ": ", name, " must have shape ", shape, ", got ", shape_of(value), ".");
     check(value.scalar_type() == dtype, op, ": ", name, " must be ", dtype_name(dtype), ", got ",
           dtype_name(value.scalar_type()), ".");
     check(value.device() == device, op, ": ", name, " must be on ", device, ", got ", value.device(), ".");

@@ -26,6 +26,8 @@ from .errors import ArgumentError, RnntFastdecodeError
 __all__ = [
     "cpu_kernels",
     "cuda_ops_loaded",
+    "greedy_decode",
+    "greedy_resident_bytes",
     "greedy_rounds_",
     "joint_argmax",
     "kv_cache_update_",
@@ -218,7 +220,6 @@ def greedy_rounds_(
     active: Tensor,
     workspace: Sequence[Tensor] = (),
     condition: int = 0,
-    rows: int = -1,
 ) -> None:
     """Rounds of the greedy loop, in place: each row advances on its own, at most by one label in a round.
 
@@ -236,7 +237,7 @@ def greedy_rounds_(
         durations: frames that each duration index stands for; empty for RNN-T.
         max_symbols: labels that one frame can give, at least 1.
         window: W, at least 1. Has no influence on what is emitted.
-        rounds: how many rounds at most; -1, on the CPU, for as many as it takes.
+        rounds: how many rounds at most; -1 for as many as it takes.
         predictor_kind, predictor_weights, predictor_state, predictor_output: as for `predictor_step_`; state
             and output are modified in place. At the start of an utterance the output is that of a step with
             blank_id.
@@ -248,8 +249,6 @@ def greedy_rounds_(
         active: [1] int32, set to the number of rows that are neither finished nor stalled.
         workspace: scratch memory of the CUDA kernel; () on the CPU.
         condition: handle of the conditional graph node that goes on while rows are active; 0 for none.
-        rows: with rounds = -1 on CUDA, how many of the first rows to decode; -1 is all, and all that the
-            other kernels know.
 
     Raises:
         ArgumentError: a wrong shape, dtype, device, layout or value.
@@ -288,7 +287,70 @@ def greedy_rounds_(
         active,
         list(workspace),
         condition,
-        rows,
+    )
+
+
+def greedy_decode(
+    encoder_output: Tensor,
+    lengths: Tensor,
+    state: Sequence[Tensor],
+    window: int,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    blank_id: int,
+    durations: Sequence[int],
+    max_symbols: int,
+    predictor_kind: str,
+    predictor_weights: Sequence[Tensor],
+    gate_table: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Greedy decoding of a batch from encoder output to packed labels: all that a decoder's call does.
+
+    The encoder projection of the joint, `load_rows_`, `greedy_rounds_` until every row is done, `save_rows`
+    and `pack_labels`, put on the stream at once and without waiting for the device. On CUDA the loop is the
+    resident kernel, for networks that it fits: see `greedy_resident_bytes`.
+
+    Args:
+        encoder_output: [B, T, D] dtype.
+        lengths: [B] int32 or int64, valid frames; what lies outside 0 .. T is limited to it.
+        state: what the predictor carries (for "lstm" hidden [L, B, H] dtype and cell [L, B, H] float32, for
+            "gru" hidden, else context [B, C - 1] int32), its output [B, J] dtype, time_jumps [B] int32 and
+            decoded_lengths [B] int64, as `save_rows` gives them. Each of B rows, or of one that all rows
+            start from.
+        window: W, at least 1. Has no influence on what is emitted.
+        encoder_weight: [J, D] dtype. encoder_bias: [J] dtype, or None.
+        weight, bias, activation, blank_id, durations, max_symbols, predictor_kind, predictor_weights: as for
+            `greedy_rounds_`.
+        gate_table: on CUDA, as in the workspace of `greedy_rounds_`.
+
+    Returns:
+        labels [B + B * T * max_symbols, 4] int32, as from `pack_labels`, and the state after these frames,
+        like `state` with B rows. Nothing of either is shared with an argument.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device, layout or value.
+    """
+    op = torch.ops.rnnt_fastdecode.greedy_decode.default
+    return _call(
+        op,
+        encoder_output,
+        lengths,
+        state,
+        window,
+        encoder_weight,
+        encoder_bias,
+        weight,
+        bias,
+        activation,
+        blank_id,
+        durations,
+        max_symbols,
+        predictor_kind,
+        predictor_weights,
+        gate_table,
     )
 
 

@@ -82,7 +82,8 @@ Tensor pack_labels(Tensor tokens, Tensor frames, Tensor token_durations, Tensor 
         .batch = static_cast<int>(sizes.batch),
         .capacity = static_cast<int>(sizes.capacity),
         .room = static_cast<int>(room),
-        .packed = reinterpret_cast<int4*>(mutable_ints(packed))};
+        .packed = reinterpret_cast<int4*>(mutable_ints(packed)),
+        .ends = {}};
     const Launch launch(tokens);
     check_cuda("pack_labels", cuda::launch_pack_labels(problem, launch.stream));
   }
