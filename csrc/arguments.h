@@ -89,8 +89,7 @@ struct PredictorSizes {
   ScalarType dtype;
 };
 
-inline PredictorKind parse_predictor_kind(const char* op, const std::string& prefix,
-                                          const std::string& kind) {
+inline PredictorKind parse_predictor_kind(const char* op, const char* prefix, const std::string& kind) {
   if (kind == "lstm") return PredictorKind::kLstm;
   if (kind == "gru") return PredictorKind::kGru;
   if (kind == "stateless") return PredictorKind::kStateless;
@@ -116,16 +115,15 @@ inline PredictorSizes predictor_sizes(const char* op, const std::string& kind,
 }
 
 // `prefix` is "" or "predictor_": the argument names of predictor_step_ and of the ops of the greedy loop.
-inline PredictorSizes check_predictor_weights(const CallContext& call, const std::string& prefix,
+inline PredictorSizes check_predictor_weights(const CallContext& call, const char* prefix,
                                               const std::string& kind, const std::vector<Tensor>& weights,
                                               ScalarType dtype, int64_t batch, int64_t joint_width) {
-  const std::string w = prefix + "weights";
-  const auto weight = [&](size_t i) { return w + "[" + std::to_string(i) + "]"; };
+  const auto weight = [&](size_t i) { return Item{prefix, "weights", static_cast<int64_t>(i)}; };
   const PredictorKind parsed = parse_predictor_kind(call.op, prefix, kind);
   const bool lstm = parsed == PredictorKind::kLstm, gru = parsed == PredictorKind::kGru;
   const size_t num_weights = lstm or gru ? 5 : 3;
-  check(weights.size() == num_weights, call.op, ": ", w, " must hold ", num_weights, " tensors for kind '",
-        kind, "', got ", weights.size(), ".");
+  check(weights.size() == num_weights, call.op, ": ", prefix, "weights must hold ", num_weights,
+        " tensors for kind '", kind, "', got ", weights.size(), ".");
   PredictorSizes sizes{.kind = parsed,
                        .batch = batch,
                        .vocab = 0,
@@ -135,59 +133,59 @@ inline PredictorSizes check_predictor_weights(const CallContext& call, const std
                        .context = 0,
                        .dtype = dtype};
   if (lstm or gru) {
-    call.dims(weight(0).c_str(), weights[0], 2, "[V, H]");
-    call.dims(weight(1).c_str(), weights[1], lstm ? 3 : 4, lstm ? "[L, 4H, 2H]" : "[L, 2, 3H, H]");
+    call.dims(weight(0), weights[0], 2, "[V, H]");
+    call.dims(weight(1), weights[1], lstm ? 3 : 4, lstm ? "[L, 4H, 2H]" : "[L, 2, 3H, H]");
     const int64_t width = sizes.width = weights[0].size(1);
     const int64_t layers = sizes.layers = weights[1].size(0);
     sizes.vocab = weights[0].size(0);
     check(layers >= 1, call.op, ": ", weight(1), " must have at least one layer.");
-    call.tensor(weight(0).c_str(), weights[0], dtype, {sizes.vocab, width});
+    call.tensor(weight(0), weights[0], dtype, {sizes.vocab, width});
     if (lstm) {
-      call.tensor(weight(1).c_str(), weights[1], dtype, {layers, 4 * width, 2 * width});
-      call.tensor(weight(2).c_str(), weights[2], ScalarType::Float, {layers, 4 * width});
+      call.tensor(weight(1), weights[1], dtype, {layers, 4 * width, 2 * width});
+      call.tensor(weight(2), weights[2], ScalarType::Float, {layers, 4 * width});
     } else {
-      call.tensor(weight(1).c_str(), weights[1], dtype, {layers, 2, 3 * width, width});
-      call.tensor(weight(2).c_str(), weights[2], ScalarType::Float, {layers, 2, 3 * width});
+      call.tensor(weight(1), weights[1], dtype, {layers, 2, 3 * width, width});
+      call.tensor(weight(2), weights[2], ScalarType::Float, {layers, 2, 3 * width});
     }
   } else {
-    call.dims(weight(0).c_str(), weights[0], 3, "[C, V, H]");
+    call.dims(weight(0), weights[0], 3, "[C, V, H]");
     sizes.context = weights[0].size(0);
     sizes.vocab = weights[0].size(1);
     sizes.width = weights[0].size(2);
     check(sizes.context >= 1, call.op, ": ", weight(0), " must have a context of at least one label.");
-    call.tensor(weight(0).c_str(), weights[0], dtype, {sizes.context, sizes.vocab, sizes.width});
+    call.tensor(weight(0), weights[0], dtype, {sizes.context, sizes.vocab, sizes.width});
   }
   check(sizes.vocab >= 1 and sizes.width >= 1, call.op, ": ", weight(0), " must not be empty, got shape ",
         shape_of(weights[0]), ".");
-  call.tensor(weight(num_weights - 2).c_str(), weights[num_weights - 2], dtype, {joint_width, sizes.width});
-  call.tensor(weight(num_weights - 1).c_str(), weights[num_weights - 1], dtype, {joint_width});
+  call.tensor(weight(num_weights - 2), weights[num_weights - 2], dtype, {joint_width, sizes.width});
+  call.tensor(weight(num_weights - 1), weights[num_weights - 1], dtype, {joint_width});
   return sizes;
 }
 
-inline PredictorSizes check_predictor(const CallContext& call, const std::string& prefix,
-                                      const std::string& kind, const std::vector<Tensor>& weights,
-                                      const std::vector<Tensor>& state, const Tensor& output) {
-  const std::string s = prefix + "state", o = prefix + "output";
-  const auto part = [&](size_t i) { return s + "[" + std::to_string(i) + "]"; };
-  call.dims(o.c_str(), output, 2, "[B, J]");
-  call.floating(o.c_str(), output);
+inline PredictorSizes check_predictor(const CallContext& call, const char* prefix, const std::string& kind,
+                                      const std::vector<Tensor>& weights, const std::vector<Tensor>& state,
+                                      const Tensor& output) {
+  const std::string output_name = std::string(prefix) + "output";
+  const auto part = [&](size_t i) { return Item{prefix, "state", static_cast<int64_t>(i)}; };
+  call.dims(output_name, output, 2, "[B, J]");
+  call.floating(output_name, output);
   const ScalarType dtype = output.scalar_type();
   const int64_t batch = output.size(0), joint_width = output.size(1);
-  call.tensor(o.c_str(), output, dtype, {batch, joint_width});
+  call.tensor(output_name, output, dtype, {batch, joint_width});
   const PredictorKind parsed = parse_predictor_kind(call.op, prefix, kind);
   const bool lstm = parsed == PredictorKind::kLstm, gru = parsed == PredictorKind::kGru;
   const size_t num_state = lstm ? 3 : gru ? 2 : 1;
-  check(state.size() == num_state, call.op, ": ", s, " must hold ", num_state, " tensors for kind '", kind,
-        "', got ", state.size(), ".");
+  check(state.size() == num_state, call.op, ": ", prefix, "state must hold ", num_state,
+        " tensors for kind '", kind, "', got ", state.size(), ".");
   const PredictorSizes sizes =
       check_predictor_weights(call, prefix, kind, weights, dtype, batch, joint_width);
   if (lstm or gru) {
     const int64_t layers = sizes.layers, width = sizes.width;
-    call.tensor(part(0).c_str(), state[0], dtype, {layers, batch, width});
-    if (lstm) call.tensor(part(1).c_str(), state[1], ScalarType::Float, {layers, batch, width});
-    call.tensor(part(num_state - 1).c_str(), state[num_state - 1], dtype, {layers, batch, width});
+    call.tensor(part(0), state[0], dtype, {layers, batch, width});
+    if (lstm) call.tensor(part(1), state[1], ScalarType::Float, {layers, batch, width});
+    call.tensor(part(num_state - 1), state[num_state - 1], dtype, {layers, batch, width});
   } else {
-    call.tensor(part(0).c_str(), state[0], ScalarType::Int, {batch, sizes.context - 1});
+    call.tensor(part(0), state[0], ScalarType::Int, {batch, sizes.context - 1});
   }
   return sizes;
 }

@@ -78,11 +78,11 @@ inline DecodeSizes check_greedy_decode(const Tensor& encoder_output, const Tenso
   check(state.size() == given.size(), call.op, ": state must hold ", count_of(given),
         " tensors for predictor_kind '", predictor_kind, "', got ", count_of(state), ".");
   for (size_t i = 0; i < given.size(); ++i) {
-    const std::string name = "state[" + std::to_string(i) + "]";
+    const Item name{"", "state", static_cast<int64_t>(i)};
     auto& [part_dtype, shape, batch_dim] = given[i];
-    call.dims(name.c_str(), state[i], count_of(shape), "of a decode state");
+    call.dims(name, state[i], count_of(shape), "of a decode state");
     if (state[i].size(batch_dim) == 1) shape[batch_dim] = 1;
-    call.tensor(name.c_str(), state[i], part_dtype, Extents{shape.data(), shape.size()});
+    call.tensor(name, state[i], part_dtype, Extents{shape.data(), shape.size()});
   }
   return sizes;
 }
@@ -92,7 +92,7 @@ inline std::vector<Tensor> new_carried(const DecodeSizes& sizes, const Tensor& n
   std::vector<Tensor> tensors;
   tensors.reserve(sizes.carried.size() + 2);
   for (const StateTensor& part : sizes.carried) {
-    tensors.push_back(torch::stable::new_empty(next_to, part.shape, part.dtype));
+    tensors.push_back(new_tensor(next_to, part.shape, part.dtype));
   }
   return tensors;
 }

@@ -2,9 +2,10 @@
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/ops.h>
 
 #include <optional>
+
+#include "checks.h"
 
 namespace rnnt_fastdecode {
 
@@ -16,26 +17,23 @@ struct MatrixProducts {
 };
 
 // A matrix [rows, columns] in the memory of a contiguous tensor, or its transpose.
-inline torch::stable::Tensor as_matrix(const torch::stable::Tensor& tensor, int64_t rows, int64_t columns,
-                                       bool transposed = false) {
+inline Tensor as_matrix(const Tensor& tensor, int64_t rows, int64_t columns, bool transposed = false) {
   const int64_t sizes[] = {rows, columns};
   const int64_t strides[] = {transposed ? 1 : columns, transposed ? rows : 1};
   AtenTensorHandle view = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(tensor.get(), 2, sizes, strides, 0, &view));
-  return torch::stable::Tensor(view);
+  return Tensor(view);
 }
 
 // encoder_output [B, T, D], weight [J, D], bias [J] -> [B * T, J].
-inline torch::stable::Tensor project_frames(const MatrixProducts& products,
-                                            const torch::stable::Tensor& encoder_output,
-                                            const torch::stable::Tensor& weight,
-                                            const std::optional<torch::stable::Tensor>& bias) {
+inline Tensor project_frames(const MatrixProducts& products, const Tensor& encoder_output,
+                             const Tensor& weight, const std::optional<Tensor>& bias) {
   const int64_t frames = encoder_output.size(0) * encoder_output.size(1);
   const int64_t joint_width = weight.size(0), width = weight.size(1);
-  torch::stable::Tensor projected = torch::stable::new_empty(encoder_output, {frames, joint_width});
+  Tensor projected = new_tensor(encoder_output, {frames, joint_width}, encoder_output.scalar_type());
   if (frames > 0) {
-    const torch::stable::Tensor rows = as_matrix(encoder_output, frames, width);
-    const torch::stable::Tensor columns = as_matrix(weight, width, joint_width, true);
+    const Tensor rows = as_matrix(encoder_output, frames, width);
+    const Tensor columns = as_matrix(weight, width, joint_width, true);
     TORCH_ERROR_CODE_CHECK(
         bias ? products.addmm(projected.get(), bias->get(), rows.get(), columns.get(), 1.0, 1.0)
              : products.mm(projected.get(), rows.get(), columns.get()));

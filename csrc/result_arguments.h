@@ -131,11 +131,11 @@ inline SavedRows check_save_rows(const std::vector<Tensor>& state, const std::ve
           state[i].size(dim), ".");
     std::vector<int64_t> shape(state[i].sizes().begin(), state[i].sizes().end());
     shape[dim] = batch;
-    saved.tensors.push_back(torch::stable::new_empty(state[i], shape));
+    saved.tensors.push_back(new_tensor(state[i], shape, state[i].scalar_type()));
   }
   saved.parts = check_state_parts(call, "state", state, "copy", saved.tensors, batch_dims, batch);
-  saved.tensors.push_back(torch::stable::new_empty(times, {batch}));
-  saved.tensors.push_back(torch::stable::new_empty(decoded_lengths, {batch}));
+  saved.tensors.push_back(new_tensor(times, {batch}, ScalarType::Int));
+  saved.tensors.push_back(new_tensor(times, {batch}, ScalarType::Long));
   return saved;
 }
 

@@ -22,7 +22,7 @@ std::tuple<Tensor, std::vector<Tensor>> greedy_decode(
                           activation, blank_id, durations, max_symbols, predictor_kind, predictor_weights);
   const int64_t batch = sizes.joint.batch, frames = sizes.joint.frames;
   const auto empty = [&](std::initializer_list<int64_t> shape, ScalarType of) {
-    return torch::stable::new_empty(encoder_output, shape, of);
+    return new_tensor(encoder_output, shape, of);
   };
   const auto counters = [&] { return empty({batch}, ScalarType::Int); };
   const auto table = [&](ScalarType of) { return empty({batch, sizes.capacity}, of); };

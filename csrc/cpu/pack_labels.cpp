@@ -28,7 +28,7 @@ Tensor cpu::pack_labels(const Tensor& tokens, const Tensor& frames, const Tensor
   }
   check(total <= room, "pack_labels: room must hold all ", total, " labels, got ", room, ".");
 
-  Tensor packed = torch::stable::new_empty(tokens, {sizes.batch + room, kWords});
+  Tensor packed = new_tensor(tokens, {sizes.batch + room, kWords}, ScalarType::Int);
   auto* row = packed.mutable_data_ptr<int32_t>();
   auto* label = row + sizes.batch * kWords;
   const auto* decoded = decoded_lengths.const_data_ptr<int64_t>();

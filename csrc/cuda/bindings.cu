@@ -20,9 +20,9 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor
                                                 std::string activation) {
   const JointSizes sizes =
       check_joint_argmax(encoder, predictor, weight, bias, times, lengths, window, num_durations, activation);
-  Tensor tokens = torch::stable::new_empty(times, {sizes.batch, window});
-  Tensor durations = torch::stable::new_empty(times, {sizes.batch, window});
-  Tensor log_probs = torch::stable::new_empty(times, {sizes.batch, window}, ScalarType::Float);
+  Tensor tokens = new_tensor(times, {sizes.batch, window}, ScalarType::Int);
+  Tensor durations = new_tensor(times, {sizes.batch, window}, ScalarType::Int);
+  Tensor log_probs = new_tensor(times, {sizes.batch, window}, ScalarType::Float);
   const cuda::JointProblem problem =
       joint_problem(sizes, encoder.const_data_ptr(), predictor.const_data_ptr(), weight, bias, ints(times),
                     ints(lengths), window);
@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor
       splits = cuda::joint_column_splits<T>(problem, multiprocessors(encoder.get_device_index()));
     });
     const Tensor scratch =
-        torch::stable::new_empty(times, {static_cast<int64_t>(problem.rows()) * splits * kPartialWords});
+        new_tensor(times, {static_cast<int64_t>(problem.rows()) * splits * kPartialWords}, ScalarType::Int);
     auto* partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(scratch));
     dispatch(sizes.dtype, [&]<typename T>(T) {
       check_cuda("joint_argmax",

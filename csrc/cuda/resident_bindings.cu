@@ -174,8 +174,7 @@ struct CallMemory {
     const auto aligned = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
     const int64_t counter_bytes = aligned(4 * batch * sizeof(int)),
                   table_bytes = aligned(4 * room * sizeof(int));
-    bytes =
-        torch::stable::new_empty(next_to, {counter_bytes + table_bytes + scratch_bytes}, ScalarType::Byte);
+    bytes = new_tensor(next_to, {counter_bytes + table_bytes + scratch_bytes}, ScalarType::Byte);
     auto* const base = static_cast<unsigned char*>(bytes.mutable_data_ptr());
     int* const counters = reinterpret_cast<int*>(base);
     row_lengths = counters, times = counters + batch, symbols = counters + 2 * batch,
@@ -218,9 +217,9 @@ void load(const DecodeSizes& sizes, const Tensor& lengths, const std::vector<Ten
 Tensor pack(const DecodeSizes& sizes, const Tensor& lengths, const Tensor& decoded_lengths,
             const CallMemory& memory, std::vector<Tensor>& new_state, cudaStream_t stream) {
   const int64_t batch = sizes.joint.batch;
-  const Tensor labels = torch::stable::new_empty(lengths, {batch + sizes.room, kRecord}, ScalarType::Int);
-  new_state.push_back(torch::stable::new_empty(lengths, {batch}, ScalarType::Int));
-  new_state.push_back(torch::stable::new_empty(decoded_lengths, {batch}));
+  const Tensor labels = new_tensor(lengths, {batch + sizes.room, kRecord}, ScalarType::Int);
+  new_state.push_back(new_tensor(lengths, {batch}, ScalarType::Int));
+  new_state.push_back(new_tensor(lengths, {batch}, ScalarType::Long));
   if (batch > 0) {
     const cuda::PackProblem problem{
         .tokens = memory.tokens,
@@ -246,10 +245,11 @@ Tensor pack(const DecodeSizes& sizes, const Tensor& lengths, const Tensor& decod
 }
 
 std::tuple<Tensor, std::vector<Tensor>> greedy_decode(
-    Tensor encoder_output, Tensor lengths, std::vector<Tensor> state, int64_t window, Tensor encoder_weight,
-    std::optional<Tensor> encoder_bias, Tensor weight, std::optional<Tensor> bias, std::string activation,
-    int64_t blank_id, std::vector<int64_t> durations, int64_t max_symbols, std::string predictor_kind,
-    std::vector<Tensor> predictor_weights, std::optional<Tensor> gate_table) {
+    const Tensor& encoder_output, const Tensor& lengths, const std::vector<Tensor>& state, int64_t window,
+    const Tensor& encoder_weight, const std::optional<Tensor>& encoder_bias, const Tensor& weight,
+    const std::optional<Tensor>& bias, const std::string& activation, int64_t blank_id,
+    const std::vector<int64_t>& durations, int64_t max_symbols, const std::string& predictor_kind,
+    const std::vector<Tensor>& predictor_weights, const std::optional<Tensor>& gate_table) {
   const CallContext call{"greedy_decode", encoder_output.device()};
   const DecodeSizes sizes =
       check_greedy_decode(encoder_output, lengths, state, window, encoder_weight, encoder_bias, weight, bias,

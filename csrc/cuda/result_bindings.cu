@@ -67,7 +67,7 @@ Tensor pack_labels(Tensor tokens, Tensor frames, Tensor token_durations, Tensor 
   const PackSizes sizes =
       check_pack_labels(tokens, frames, token_durations, log_probs, counts, lengths, decoded_lengths, room);
   constexpr int64_t kWords = sizeof(int4) / sizeof(int);
-  Tensor packed = torch::stable::new_empty(tokens, {sizes.batch + room, kWords});
+  Tensor packed = new_tensor(tokens, {sizes.batch + room, kWords}, ScalarType::Int);
   if (sizes.batch > 0) {
     const cuda::PackProblem problem{
         .tokens = ints(tokens),

@@ -161,13 +161,14 @@ class GreedyDecoder:
 
     def _check(self, encoder_output: Tensor, lengths: Tensor, state: DecodeState | None) -> None:
         width = self._joint.encoder_weight.shape[1]
-        if encoder_output.ndim != 3 or encoder_output.shape[2] != width:
-            raise ArgumentError(f"encoder_output must be [B, T, {width}], got {list(encoder_output.shape)}")
+        shape = encoder_output.shape
+        if len(shape) != 3 or shape[2] != width:
+            raise ArgumentError(f"encoder_output must be [B, T, {width}], got {list(shape)}")
         if not encoder_output.is_floating_point():
             raise ArgumentError(f"encoder_output must be floating point, got {encoder_output.dtype}")
         if encoder_output.device != self.device:
             raise ArgumentError(f"encoder_output must be on {self.device}, got {encoder_output.device}")
-        batch, frames = encoder_output.shape[:2]
+        batch, frames, _ = shape
         if lengths.shape != (batch,) or lengths.dtype not in (torch.int32, torch.int64):
             raise ArgumentError(
                 f"lengths must be [{batch}] int32 or int64, got {list(lengths.shape)} {lengths.dtype}"
