@@ -5,8 +5,8 @@
 // predictor width, W window of frames, C capacity, R rows of the loop's buffers, S slots, L predictor layers.
 // "dtype" is float32, bfloat16 or float16 and is the same for every floating point tensor of a call unless
 // said otherwise; integer tensors are int32. Tensors are contiguous, except that encoder may have any stride
-// along B. The full meaning, with shapes, units and errors, stands in rnnt_fastdecode/ops.py; the
-// specification as plain PyTorch in rnnt_fastdecode/reference/.
+// along B. The full meaning, with shapes, units and errors, stands in rnnt_fastdecode/ops.py
+// and loop_ops.py; the specification as plain PyTorch in rnnt_fastdecode/reference/.
 
 #include <torch/csrc/stable/library.h>
 

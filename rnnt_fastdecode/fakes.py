@@ -1,4 +1,4 @@
-"""Fake kernels: shapes and dtypes of what the ops return, for `torch.compile`; `ops.py` registers them."""
+"""Fake kernels: what the ops return, for `torch.compile`; op_libraries.py registers them."""
 
 from __future__ import annotations
 
