@@ -192,7 +192,7 @@ def test_arguments_are_named(index, change, message, device):
 @pytest.mark.parametrize(
     ("index", "change", "message"),
     [
-        (3, lambda w: 1000, "do not fit the resident kernel; see greedy_resident_bytes"),
+        (3, lambda w: 1000, "these weights do not fit the resident kernel; see greedy_resident_bytes"),
         (14, lambda t: None, "gate_table must be given on CUDA"),
         (14, lambda t: t[:3], "gate_table must have shape"),
     ],
