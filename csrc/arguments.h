@@ -23,27 +23,17 @@ struct JointSizes {
   Activation activation;
 };
 
-inline JointSizes check_joint(const CallContext& call, const Tensor& encoder, const char* predictor_name,
-                              const Tensor& predictor, const Tensor& weight,
-                              const std::optional<Tensor>& bias, int64_t window, int64_t num_durations,
-                              const std::string& activation) {
-  call.dims("encoder", encoder, 3, "[B, T, J]");
-  call.floating("encoder", encoder);
+// Sizes of a joint for an encoder projection [B, T, J] whose rows follow one another.
+inline JointSizes check_joint_weights(const CallContext& call, ScalarType dtype, int64_t batch,
+                                      int64_t frames, int64_t joint_width, const Tensor& weight,
+                                      const std::optional<Tensor>& bias, int64_t window,
+                                      int64_t num_durations, const std::string& activation) {
   call.dims("weight", weight, 2, "[V + N, J]");
-  const ScalarType dtype = encoder.scalar_type();
-  const int64_t batch = encoder.size(0), frames = encoder.size(1), joint_width = encoder.size(2);
   const int64_t rows = weight.size(0);
-  check(joint_width > 0, call.op, ": encoder must have a joint width of at least 1, got shape ",
-        shape_of(encoder), ".");
   check(num_durations >= 0 and num_durations < rows, call.op,
         ": the number of durations must be between 0 and the rows of weight less one, got ", num_durations,
         " with ", rows, " rows.");
   check(window >= 1, call.op, ": window must be at least 1, got ", window, ".");
-  const bool dense = encoder.numel() == 0 or ((encoder.stride(2) == 1 or joint_width == 1) and
-                                              (encoder.stride(1) == joint_width or frames == 1));
-  check(dense, call.op, ": encoder must be contiguous in its last two dimensions, got strides ",
-        Extents{encoder.strides().data(), 3}, ".");
-  call.tensor(predictor_name, predictor, dtype, {batch, joint_width});
   call.tensor("weight", weight, dtype, {rows, joint_width});
   if (bias) call.tensor("bias", *bias, dtype, {rows});
   return {.batch = batch,
@@ -51,9 +41,30 @@ inline JointSizes check_joint(const CallContext& call, const Tensor& encoder, co
           .joint_width = joint_width,
           .vocab = rows - num_durations,
           .num_durations = num_durations,
-          .encoder_batch_stride = encoder.stride(0),
+          .encoder_batch_stride = frames * joint_width,
           .dtype = dtype,
           .activation = parse_activation(call.op, activation)};
+}
+
+inline JointSizes check_joint(const CallContext& call, const Tensor& encoder, const char* predictor_name,
+                              const Tensor& predictor, const Tensor& weight,
+                              const std::optional<Tensor>& bias, int64_t window, int64_t num_durations,
+                              const std::string& activation) {
+  call.dims("encoder", encoder, 3, "[B, T, J]");
+  call.floating("encoder", encoder);
+  const ScalarType dtype = encoder.scalar_type();
+  const int64_t batch = encoder.size(0), frames = encoder.size(1), joint_width = encoder.size(2);
+  check(joint_width > 0, call.op, ": encoder must have a joint width of at least 1, got shape ",
+        shape_of(encoder), ".");
+  const bool dense = encoder.numel() == 0 or ((encoder.stride(2) == 1 or joint_width == 1) and
+                                              (encoder.stride(1) == joint_width or frames == 1));
+  check(dense, call.op, ": encoder must be contiguous in its last two dimensions, got strides ",
+        Extents{encoder.strides().data(), 3}, ".");
+  call.tensor(predictor_name, predictor, dtype, {batch, joint_width});
+  JointSizes sizes = check_joint_weights(call, dtype, batch, frames, joint_width, weight, bias, window,
+                                         num_durations, activation);
+  sizes.encoder_batch_stride = encoder.stride(0);
+  return sizes;
 }
 
 inline JointSizes check_joint_argmax(const Tensor& encoder, const Tensor& predictor, const Tensor& weight,
@@ -78,8 +89,7 @@ struct PredictorSizes {
   ScalarType dtype;
 };
 
-inline PredictorKind parse_predictor_kind(const char* op, const std::string& prefix,
-                                          const std::string& kind) {
+inline PredictorKind parse_predictor_kind(const char* op, const char* prefix, const std::string& kind) {
   if (kind == "lstm") return PredictorKind::kLstm;
   if (kind == "gru") return PredictorKind::kGru;
   if (kind == "stateless") return PredictorKind::kStateless;
@@ -104,24 +114,16 @@ inline PredictorSizes predictor_sizes(const char* op, const std::string& kind,
           .dtype = weights[0].scalar_type()};
 }
 
-// `prefix` is "" or "predictor_": the argument names of predictor_step_ and of greedy_rounds_.
-inline PredictorSizes check_predictor(const CallContext& call, const std::string& prefix,
-                                      const std::string& kind, const std::vector<Tensor>& weights,
-                                      const std::vector<Tensor>& state, const Tensor& output) {
-  const std::string w = prefix + "weights", s = prefix + "state", o = prefix + "output";
-  const auto weight = [&](size_t i) { return w + "[" + std::to_string(i) + "]"; };
-  const auto part = [&](size_t i) { return s + "[" + std::to_string(i) + "]"; };
+// `prefix` is "" or "predictor_": the argument names of predictor_step_ and of the ops of the greedy loop.
+inline PredictorSizes check_predictor_weights(const CallContext& call, const char* prefix,
+                                              const std::string& kind, const std::vector<Tensor>& weights,
+                                              ScalarType dtype, int64_t batch, int64_t joint_width) {
+  const auto weight = [&](size_t i) { return Item{prefix, "weights", static_cast<int64_t>(i)}; };
   const PredictorKind parsed = parse_predictor_kind(call.op, prefix, kind);
   const bool lstm = parsed == PredictorKind::kLstm, gru = parsed == PredictorKind::kGru;
-  const size_t num_weights = lstm or gru ? 5 : 3, num_state = lstm ? 3 : gru ? 2 : 1;
-  check(weights.size() == num_weights, call.op, ": ", w, " must hold ", num_weights, " tensors for kind '",
-        kind, "', got ", weights.size(), ".");
-  check(state.size() == num_state, call.op, ": ", s, " must hold ", num_state, " tensors for kind '", kind,
-        "', got ", state.size(), ".");
-  call.dims(o.c_str(), output, 2, "[B, J]");
-  call.floating(o.c_str(), output);
-  const ScalarType dtype = output.scalar_type();
-  const int64_t batch = output.size(0), joint_width = output.size(1);
+  const size_t num_weights = lstm or gru ? 5 : 3;
+  check(weights.size() == num_weights, call.op, ": ", prefix, "weights must hold ", num_weights,
+        " tensors for kind '", kind, "', got ", weights.size(), ".");
   PredictorSizes sizes{.kind = parsed,
                        .batch = batch,
                        .vocab = 0,
@@ -130,38 +132,61 @@ inline PredictorSizes check_predictor(const CallContext& call, const std::string
                        .layers = 0,
                        .context = 0,
                        .dtype = dtype};
-  call.tensor(o.c_str(), output, dtype, {batch, joint_width});
   if (lstm or gru) {
-    call.dims(weight(0).c_str(), weights[0], 2, "[V, H]");
-    call.dims(weight(1).c_str(), weights[1], lstm ? 3 : 4, lstm ? "[L, 4H, 2H]" : "[L, 2, 3H, H]");
+    call.dims(weight(0), weights[0], 2, "[V, H]");
+    call.dims(weight(1), weights[1], lstm ? 3 : 4, lstm ? "[L, 4H, 2H]" : "[L, 2, 3H, H]");
     const int64_t width = sizes.width = weights[0].size(1);
     const int64_t layers = sizes.layers = weights[1].size(0);
     sizes.vocab = weights[0].size(0);
     check(layers >= 1, call.op, ": ", weight(1), " must have at least one layer.");
-    call.tensor(weight(0).c_str(), weights[0], dtype, {sizes.vocab, width});
+    call.tensor(weight(0), weights[0], dtype, {sizes.vocab, width});
     if (lstm) {
-      call.tensor(weight(1).c_str(), weights[1], dtype, {layers, 4 * width, 2 * width});
-      call.tensor(weight(2).c_str(), weights[2], ScalarType::Float, {layers, 4 * width});
-      call.tensor(part(1).c_str(), state[1], ScalarType::Float, {layers, batch, width});
+      call.tensor(weight(1), weights[1], dtype, {layers, 4 * width, 2 * width});
+      call.tensor(weight(2), weights[2], ScalarType::Float, {layers, 4 * width});
     } else {
-      call.tensor(weight(1).c_str(), weights[1], dtype, {layers, 2, 3 * width, width});
-      call.tensor(weight(2).c_str(), weights[2], ScalarType::Float, {layers, 2, 3 * width});
+      call.tensor(weight(1), weights[1], dtype, {layers, 2, 3 * width, width});
+      call.tensor(weight(2), weights[2], ScalarType::Float, {layers, 2, 3 * width});
     }
-    call.tensor(part(0).c_str(), state[0], dtype, {layers, batch, width});
-    call.tensor(part(num_state - 1).c_str(), state[num_state - 1], dtype, {layers, batch, width});
   } else {
-    call.dims(weight(0).c_str(), weights[0], 3, "[C, V, H]");
+    call.dims(weight(0), weights[0], 3, "[C, V, H]");
     sizes.context = weights[0].size(0);
     sizes.vocab = weights[0].size(1);
     sizes.width = weights[0].size(2);
     check(sizes.context >= 1, call.op, ": ", weight(0), " must have a context of at least one label.");
-    call.tensor(weight(0).c_str(), weights[0], dtype, {sizes.context, sizes.vocab, sizes.width});
-    call.tensor(part(0).c_str(), state[0], ScalarType::Int, {batch, sizes.context - 1});
+    call.tensor(weight(0), weights[0], dtype, {sizes.context, sizes.vocab, sizes.width});
   }
   check(sizes.vocab >= 1 and sizes.width >= 1, call.op, ": ", weight(0), " must not be empty, got shape ",
         shape_of(weights[0]), ".");
-  call.tensor(weight(num_weights - 2).c_str(), weights[num_weights - 2], dtype, {joint_width, sizes.width});
-  call.tensor(weight(num_weights - 1).c_str(), weights[num_weights - 1], dtype, {joint_width});
+  call.tensor(weight(num_weights - 2), weights[num_weights - 2], dtype, {joint_width, sizes.width});
+  call.tensor(weight(num_weights - 1), weights[num_weights - 1], dtype, {joint_width});
+  return sizes;
+}
+
+inline PredictorSizes check_predictor(const CallContext& call, const char* prefix, const std::string& kind,
+                                      const std::vector<Tensor>& weights, const std::vector<Tensor>& state,
+                                      const Tensor& output) {
+  const std::string output_name = std::string(prefix) + "output";
+  const auto part = [&](size_t i) { return Item{prefix, "state", static_cast<int64_t>(i)}; };
+  call.dims(output_name, output, 2, "[B, J]");
+  call.floating(output_name, output);
+  const ScalarType dtype = output.scalar_type();
+  const int64_t batch = output.size(0), joint_width = output.size(1);
+  call.tensor(output_name, output, dtype, {batch, joint_width});
+  const PredictorKind parsed = parse_predictor_kind(call.op, prefix, kind);
+  const bool lstm = parsed == PredictorKind::kLstm, gru = parsed == PredictorKind::kGru;
+  const size_t num_state = lstm ? 3 : gru ? 2 : 1;
+  check(state.size() == num_state, call.op, ": ", prefix, "state must hold ", num_state,
+        " tensors for kind '", kind, "', got ", state.size(), ".");
+  const PredictorSizes sizes =
+      check_predictor_weights(call, prefix, kind, weights, dtype, batch, joint_width);
+  if (lstm or gru) {
+    const int64_t layers = sizes.layers, width = sizes.width;
+    call.tensor(part(0), state[0], dtype, {layers, batch, width});
+    if (lstm) call.tensor(part(1), state[1], ScalarType::Float, {layers, batch, width});
+    call.tensor(part(num_state - 1), state[num_state - 1], dtype, {layers, batch, width});
+  } else {
+    call.tensor(part(0), state[0], ScalarType::Int, {batch, sizes.context - 1});
+  }
   return sizes;
 }
 
@@ -207,6 +232,21 @@ inline CacheSizes check_kv_cache_update(const Tensor& keys, const Tensor& values
   return sizes;
 }
 
+// What is fixed about a search, and that its two networks agree.
+inline void check_rules(const CallContext& call, const JointSizes& joint, const PredictorSizes& predictor,
+                        int64_t blank_id, const std::vector<int64_t>& durations, int64_t max_symbols) {
+  check(predictor.vocab == joint.vocab, call.op,
+        ": predictor_weights and weight must agree on the vocabulary (with blank), got ", predictor.vocab,
+        " and ", joint.vocab, ".");
+  check(blank_id >= 0 and blank_id < joint.vocab, call.op, ": blank_id must be between 0 and ",
+        joint.vocab - 1, ", got ", blank_id, ".");
+  for (const int64_t duration : durations) {
+    check(duration >= 0 and duration < INT32_MAX / 2, call.op, ": durations must be numbers of frames, got ",
+          duration, ".");
+  }
+  check(max_symbols >= 1, call.op, ": max_symbols must be at least 1, got ", max_symbols, ".");
+}
+
 struct GreedySizes {
   JointSizes joint;
   PredictorSizes predictor;
@@ -228,16 +268,7 @@ inline GreedySizes check_greedy_rounds(
   sizes.predictor = check_predictor(call, "predictor_", predictor_kind, predictor_weights, predictor_state,
                                     predictor_output);
   const int64_t batch = sizes.joint.batch;
-  check(sizes.predictor.vocab == sizes.joint.vocab, call.op,
-        ": predictor_weights and weight must agree on the vocabulary (with blank), got ",
-        sizes.predictor.vocab, " and ", sizes.joint.vocab, ".");
-  check(blank_id >= 0 and blank_id < sizes.joint.vocab, call.op, ": blank_id must be between 0 and ",
-        sizes.joint.vocab - 1, ", got ", blank_id, ".");
-  for (const int64_t duration : durations) {
-    check(duration >= 0 and duration < INT32_MAX / 2, call.op, ": durations must be numbers of frames, got ",
-          duration, ".");
-  }
-  check(max_symbols >= 1, call.op, ": max_symbols must be at least 1, got ", max_symbols, ".");
+  check_rules(call, sizes.joint, sizes.predictor, blank_id, durations, max_symbols);
   check(rounds >= 1 or rounds == -1, call.op,
         ": rounds must be at least 1, or -1 for as many as it takes, got ", rounds, ".");
   call.dims("tokens", tokens, 2, "[B, C]");

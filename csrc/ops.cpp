@@ -5,8 +5,8 @@
 // predictor width, W window of frames, C capacity, R rows of the loop's buffers, S slots, L predictor layers.
 // "dtype" is float32, bfloat16 or float16 and is the same for every floating point tensor of a call unless
 // said otherwise; integer tensors are int32. Tensors are contiguous, except that encoder may have any stride
-// along B. The full meaning, with shapes, units and errors, stands in rnnt_fastdecode/ops.py; the
-// specification as plain PyTorch in rnnt_fastdecode/reference/.
+// along B. The full meaning, with shapes, units and errors, stands in rnnt_fastdecode/ops.py
+// and loop_ops.py; the specification as plain PyTorch in rnnt_fastdecode/reference/.
 
 #include <torch/csrc/stable/library.h>
 
@@ -53,7 +53,19 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
       "Tensor(a!)[] predictor_state, Tensor(b!) predictor_output, Tensor(c!) times, Tensor(d!) symbols, "
       "Tensor(e!) tokens, Tensor(f!) frames, Tensor(g!) token_durations, Tensor(h!) log_probs, Tensor(i!) "
       "counts, "
-      "Tensor(j!) active, Tensor(k!)[] workspace, int condition=0, int rows=-1) -> ()");
+      "Tensor(j!) active, Tensor(k!)[] workspace, int condition=0) -> ()");
+
+  // The whole of a call: the joint's encoder projection of encoder_output [B,T,D], load_rows_, greedy_rounds_
+  // to the end of every row, save_rows and pack_labels with room for all. On CUDA by the resident kernel,
+  // which needs gate_table float32 [V,H,4] as in greedy_rounds_. state is that of the predictor without
+  // scratch, then output [B,J], time_jumps [B] and decoded_lengths int64 [B], each of B rows or of one that
+  // all rows start from. Returns pack_labels' tensor and the new state.
+  m.def(
+      "greedy_decode(Tensor encoder_output, Tensor lengths, Tensor[] state, int window, Tensor "
+      "encoder_weight, "
+      "Tensor? encoder_bias, Tensor weight, Tensor? bias, str activation, int blank_id, int[] durations, int "
+      "max_symbols, str predictor_kind, Tensor[] predictor_weights, Tensor? gate_table=None) -> (Tensor "
+      "labels, Tensor[] new_state)");
 
   // Before the loop: puts B utterances into the first of the loop's R rows; the other rows get no frames.
   // lengths [B] (int32 or int64) are limited to 0 .. frames. time_jumps and every tensor of given have B

@@ -30,6 +30,15 @@ inline void check_per_row(const CallContext& call, const char* name, const Tenso
   call.tensor(name, value, dtype, {value.size(0) == 1 ? 1 : batch});
 }
 
+// Rows along `dim` of a tensor as rows of another.
+inline StatePart state_part(const Tensor& from, const Tensor& to, int64_t dim) {
+  StatePart part{from.const_data_ptr(), to.mutable_data_ptr(), 1,
+                 from.size(dim),        to.size(dim),          static_cast<int64_t>(from.element_size())};
+  for (int64_t d = 0; d < dim; ++d) part.outer *= from.size(d);
+  for (int64_t d = dim + 1; d < from.dim(); ++d) part.row_bytes *= from.size(d);
+  return part;
+}
+
 // The first `batch` rows of each tensor of `from` as rows of `to`; both are contiguous and differ in their
 // number of rows only.
 inline std::vector<StatePart> check_state_parts(const CallContext& call, const char* from_name,
@@ -49,11 +58,7 @@ inline std::vector<StatePart> check_state_parts(const CallContext& call, const c
     }
     check(alike, call.op, ": ", from_name, "[", i, "] and ", to_name, "[", i, "] must differ in dimension ",
           dim, " only, got shapes ", shape_of(source), " and ", shape_of(target), ".");
-    StatePart part{
-        source.const_data_ptr(), target.mutable_data_ptr(), 1,
-        source.size(dim),        target.size(dim),          static_cast<int64_t>(source.element_size())};
-    for (int64_t d = 0; d < dim; ++d) part.outer *= source.size(d);
-    for (int64_t d = dim + 1; d < source.dim(); ++d) part.row_bytes *= source.size(d);
+    const StatePart part = state_part(source, target, dim);
     check(part.to_rows >= batch, call.op, ": ", to_name, "[", i, "] must have room for ", batch,
           " rows, got ", part.to_rows, ".");
     check(source.scalar_type() == target.scalar_type(), call.op, ": ", from_name, "[", i, "] must be ",
@@ -126,11 +131,11 @@ inline SavedRows check_save_rows(const std::vector<Tensor>& state, const std::ve
           state[i].size(dim), ".");
     std::vector<int64_t> shape(state[i].sizes().begin(), state[i].sizes().end());
     shape[dim] = batch;
-    saved.tensors.push_back(torch::stable::new_empty(state[i], shape));
+    saved.tensors.push_back(new_tensor(state[i], shape, state[i].scalar_type()));
   }
   saved.parts = check_state_parts(call, "state", state, "copy", saved.tensors, batch_dims, batch);
-  saved.tensors.push_back(torch::stable::new_empty(times, {batch}));
-  saved.tensors.push_back(torch::stable::new_empty(decoded_lengths, {batch}));
+  saved.tensors.push_back(new_tensor(times, {batch}, ScalarType::Int));
+  saved.tensors.push_back(new_tensor(times, {batch}, ScalarType::Long));
   return saved;
 }
 

@@ -1,4 +1,4 @@
-"""Fake kernels: shapes and dtypes of what the ops return, for `torch.compile`; `ops.py` registers them."""
+"""Fake kernels: what the ops return, for `torch.compile`; op_libraries.py registers them."""
 
 from __future__ import annotations
 
@@ -52,6 +52,35 @@ def _pack_labels(
     return tokens.new_empty((lengths.shape[0] + room, 4))
 
 
+def _greedy_decode(
+    encoder_output: Tensor,
+    lengths: Tensor,
+    state: list[Tensor],
+    window: int,
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    blank_id: int,
+    durations: list[int],
+    max_symbols: int,
+    predictor_kind: str,
+    predictor_weights: list[Tensor],
+    gate_table: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    batch, frames = encoder_output.shape[:2]
+    labels = lengths.new_empty((batch + batch * frames * max_symbols, 4), dtype=torch.int32)
+    recurrent = predictor_kind in ("lstm", "gru")
+    shapes = [
+        [tensor.shape[0], batch, tensor.shape[2]]
+        if recurrent and tensor.ndim == 3
+        else [batch, *tensor.shape[1:]]
+        for tensor in state
+    ]
+    return labels, [tensor.new_empty(shape) for tensor, shape in zip(state, shapes, strict=True)]
+
+
 def _in_place(*_arguments: Any, **_keywords: Any) -> None:
     """In-place ops have no results."""
 
@@ -62,6 +91,7 @@ def register() -> None:
         "joint_argmax": _joint_argmax,
         "save_rows": _save_rows,
         "pack_labels": _pack_labels,
+        "greedy_decode": _greedy_decode,
     }
     in_place = ("predictor_step_", "kv_cache_update_", "greedy_rounds_", "load_rows_")
     for name, fake in results.items():

@@ -12,6 +12,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include "joint.h"
+#include "loop.h"
 #include "predictor.h"
 
 namespace rnnt_fastdecode {
@@ -199,21 +200,31 @@ int64_t frames_within_reach(const GreedySizes& sizes, int64_t rounds) {
   return rounds < 0 ? sizes.joint.frames : std::min(rounds, sizes.joint.frames);
 }
 
-void greedy_rounds_(const Tensor& encoder, const Tensor& lengths, const Tensor& weight,
-                    const std::optional<Tensor>& bias, const std::string& activation, int64_t blank_id,
-                    const std::vector<int64_t>& durations, int64_t max_symbols, int64_t window,
-                    int64_t rounds, const std::string& predictor_kind,
-                    const std::vector<Tensor>& predictor_weights, const std::vector<Tensor>& predictor_state,
-                    const Tensor& predictor_output, const Tensor& times, const Tensor& symbols,
-                    const Tensor& tokens, const Tensor& frames, const Tensor& token_durations,
-                    const Tensor& log_probs, const Tensor& counts, const Tensor& active,
-                    const std::vector<Tensor>& /*workspace*/, int64_t condition, int64_t rows) {
+// There is no resident kernel on a CPU.
+int64_t greedy_resident_bytes(const Tensor& weight, const std::string& predictor_kind,
+                              const std::vector<Tensor>& predictor_weights, int64_t /*batch*/,
+                              int64_t /*num_durations*/, int64_t /*window*/) {
+  predictor_sizes("greedy_resident_bytes", predictor_kind, predictor_weights, weight.size(1));
+  return 0;
+}
+
+}  // namespace
+
+void cpu::greedy_rounds(const Tensor& encoder, const Tensor& lengths, const Tensor& weight,
+                        const std::optional<Tensor>& bias, const std::string& activation, int64_t blank_id,
+                        const std::vector<int64_t>& durations, int64_t max_symbols, int64_t window,
+                        int64_t rounds, const std::string& predictor_kind,
+                        const std::vector<Tensor>& predictor_weights,
+                        const std::vector<Tensor>& predictor_state, const Tensor& predictor_output,
+                        const Tensor& times, const Tensor& symbols, const Tensor& tokens,
+                        const Tensor& frames, const Tensor& token_durations, const Tensor& log_probs,
+                        const Tensor& counts, const Tensor& active, const std::vector<Tensor>& /*workspace*/,
+                        int64_t condition) {
   const GreedySizes sizes = check_greedy_rounds(
       encoder, lengths, weight, bias, activation, blank_id, durations, max_symbols, window, rounds,
       predictor_kind, predictor_weights, predictor_state, predictor_output, times, symbols, tokens, frames,
       token_durations, log_probs, counts, active);
   check(condition == 0, "greedy_rounds_: condition must be 0 on the CPU, got ", condition, ".");
-  check(rows == -1, "greedy_rounds_: rows must be -1 on the CPU, got ", rows, ".");
   const Outputs outputs{.times = times.mutable_data_ptr<int32_t>(),
                         .symbols = symbols.mutable_data_ptr<int32_t>(),
                         .tokens = tokens.mutable_data_ptr<int32_t>(),
@@ -251,18 +262,9 @@ void greedy_rounds_(const Tensor& encoder, const Tensor& lengths, const Tensor& 
   active.mutable_data_ptr<int32_t>()[0] = static_cast<int32_t>(remaining.load());
 }
 
-// There is no resident kernel on a CPU.
-int64_t greedy_resident_bytes(const Tensor& weight, const std::string& predictor_kind,
-                              const std::vector<Tensor>& predictor_weights, int64_t /*batch*/,
-                              int64_t /*num_durations*/, int64_t /*window*/) {
-  predictor_sizes("greedy_resident_bytes", predictor_kind, predictor_weights, weight.size(1));
-  return 0;
-}
-
-}  // namespace
 }  // namespace rnnt_fastdecode
 
 STABLE_TORCH_LIBRARY_IMPL(rnnt_fastdecode, CPU, m) {
-  m.impl("greedy_rounds_", TORCH_BOX(&rnnt_fastdecode::greedy_rounds_));
+  m.impl("greedy_rounds_", TORCH_BOX(&rnnt_fastdecode::cpu::greedy_rounds));
   m.impl("greedy_resident_bytes", TORCH_BOX(&rnnt_fastdecode::greedy_resident_bytes));
 }

@@ -92,9 +92,9 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(const Tensor& encoder, const Ten
           b, ".");
   }
 
-  Tensor tokens = torch::stable::new_empty(times, {sizes.batch, window}, ScalarType::Int);
-  Tensor durations = torch::stable::new_empty(times, {sizes.batch, window}, ScalarType::Int);
-  Tensor log_probs = torch::stable::new_empty(times, {sizes.batch, window}, ScalarType::Float);
+  Tensor tokens = new_tensor(times, {sizes.batch, window}, ScalarType::Int);
+  Tensor durations = new_tensor(times, {sizes.batch, window}, ScalarType::Int);
+  Tensor log_probs = new_tensor(times, {sizes.batch, window}, ScalarType::Float);
   auto* token = tokens.mutable_data_ptr<int32_t>();
   auto* duration = durations.mutable_data_ptr<int32_t>();
   auto* log_prob = log_probs.mutable_data_ptr<float>();

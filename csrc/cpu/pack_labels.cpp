@@ -4,15 +4,18 @@
 #include <cstring>
 
 #include "../result_arguments.h"
+#include "loop.h"
 
 namespace rnnt_fastdecode {
 namespace {
 
 constexpr int64_t kWords = 4;
 
-Tensor pack_labels(const Tensor& tokens, const Tensor& frames, const Tensor& token_durations,
-                   const Tensor& log_probs, const Tensor& counts, const Tensor& lengths,
-                   const Tensor& decoded_lengths, int64_t room) {
+}  // namespace
+
+Tensor cpu::pack_labels(const Tensor& tokens, const Tensor& frames, const Tensor& token_durations,
+                        const Tensor& log_probs, const Tensor& counts, const Tensor& lengths,
+                        const Tensor& decoded_lengths, int64_t room) {
   const PackSizes sizes =
       check_pack_labels(tokens, frames, token_durations, log_probs, counts, lengths, decoded_lengths, room);
   const bool wide = lengths.scalar_type() == ScalarType::Long;
@@ -25,7 +28,7 @@ Tensor pack_labels(const Tensor& tokens, const Tensor& frames, const Tensor& tok
   }
   check(total <= room, "pack_labels: room must hold all ", total, " labels, got ", room, ".");
 
-  Tensor packed = torch::stable::new_empty(tokens, {sizes.batch + room, kWords});
+  Tensor packed = new_tensor(tokens, {sizes.batch + room, kWords}, ScalarType::Int);
   auto* row = packed.mutable_data_ptr<int32_t>();
   auto* label = row + sizes.batch * kWords;
   const auto* decoded = decoded_lengths.const_data_ptr<int64_t>();
@@ -53,9 +56,8 @@ Tensor pack_labels(const Tensor& tokens, const Tensor& frames, const Tensor& tok
   return packed;
 }
 
-}  // namespace
 }  // namespace rnnt_fastdecode
 
 STABLE_TORCH_LIBRARY_IMPL(rnnt_fastdecode, CPU, m) {
-  m.impl("pack_labels", TORCH_BOX(&rnnt_fastdecode::pack_labels));
+  m.impl("pack_labels", TORCH_BOX(&rnnt_fastdecode::cpu::pack_labels));
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "../result_arguments.h"
+#include "loop.h"
 
 namespace rnnt_fastdecode {
 namespace {
@@ -24,10 +25,12 @@ void copy_rows(const std::vector<StatePart>& parts, int64_t batch) {
   }
 }
 
-void load_rows(const Tensor& lengths, const Tensor& time_jumps, const std::vector<Tensor>& given,
-               const std::vector<int64_t>& batch_dims, int64_t frames, const Tensor& row_lengths,
-               const Tensor& times, const Tensor& symbols, const Tensor& counts,
-               const std::vector<Tensor>& state) {
+}  // namespace
+
+void cpu::load_rows(const Tensor& lengths, const Tensor& time_jumps, const std::vector<Tensor>& given,
+                    const std::vector<int64_t>& batch_dims, int64_t frames, const Tensor& row_lengths,
+                    const Tensor& times, const Tensor& symbols, const Tensor& counts,
+                    const std::vector<Tensor>& state) {
   const LoadSizes sizes = check_load_rows(lengths, time_jumps, given, batch_dims, frames, row_lengths, times,
                                           symbols, counts, state);
   const bool wide = lengths.scalar_type() == ScalarType::Long;
@@ -45,9 +48,9 @@ void load_rows(const Tensor& lengths, const Tensor& time_jumps, const std::vecto
   copy_rows(sizes.parts, sizes.batch);
 }
 
-std::vector<Tensor> save_rows(const std::vector<Tensor>& state, const std::vector<int64_t>& batch_dims,
-                              const Tensor& times, const Tensor& row_lengths, const Tensor& decoded_lengths,
-                              int64_t batch) {
+std::vector<Tensor> cpu::save_rows(const std::vector<Tensor>& state, const std::vector<int64_t>& batch_dims,
+                                   const Tensor& times, const Tensor& row_lengths,
+                                   const Tensor& decoded_lengths, int64_t batch) {
   const SavedRows saved = check_save_rows(state, batch_dims, times, row_lengths, decoded_lengths, batch);
   copy_rows(saved.parts, batch);
   const auto* time = times.const_data_ptr<int32_t>();
@@ -62,10 +65,9 @@ std::vector<Tensor> save_rows(const std::vector<Tensor>& state, const std::vecto
   return saved.tensors;
 }
 
-}  // namespace
 }  // namespace rnnt_fastdecode
 
 STABLE_TORCH_LIBRARY_IMPL(rnnt_fastdecode, CPU, m) {
-  m.impl("load_rows_", TORCH_BOX(&rnnt_fastdecode::load_rows));
-  m.impl("save_rows", TORCH_BOX(&rnnt_fastdecode::save_rows));
+  m.impl("load_rows_", TORCH_BOX(&rnnt_fastdecode::cpu::load_rows));
+  m.impl("save_rows", TORCH_BOX(&rnnt_fastdecode::cpu::save_rows));
 }

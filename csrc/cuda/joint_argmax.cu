@@ -12,6 +12,7 @@
 
 #include "joint_argmax.cuh"
 #include "joint_tiles.cuh"
+#include "shared_memory.cuh"
 #include "tile_dot.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -151,7 +152,7 @@ cudaError_t launch_partials(const JointProblem& p, JointPartial* partials, int s
                             const LoopSignal& signal, cudaStream_t stream) {
   const auto kernel = joint_partials_kernel<T, Vector>;
   const int shared = kTileRows * padded_stride<T>(p.width) * static_cast<int>(sizeof(T));
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  const cudaError_t error = allow_shared_memory(kernel);
   if (error != cudaSuccess) {
     return error;
   }

@@ -12,6 +12,7 @@
 #include <type_traits>
 
 #include "joint_tiles.cuh"
+#include "shared_memory.cuh"
 #include "tile_plan.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -332,7 +333,7 @@ cudaError_t launch_joint_tiles(const JointProblem& p, JointPartial* partials, in
   return with_tiles<T>(plan.tiles, [&]<int kTiles>() {
     const auto kernel = joint_tiles_kernel<T, kTiles>;
     const int shared = dynamic_bytes<T>(p.width, kTiles);
-    const cudaError_t error = allow_shared(kernel, shared);
+    const cudaError_t error = allow_shared_memory(kernel);
     if (error != cudaSuccess) {
       return error;
     }

@@ -48,7 +48,8 @@ __device__ int length_as_given(const PackProblem& p, int row) {
 
 __device__ void pack_row(const PackProblem& p, int row, int begin, int lane) {
   const int count = clamped_count(p, row);
-  const int before = static_cast<int>(p.decoded_lengths[p.one_decoded_length ? 0 : row]);
+  const int64_t decoded = p.decoded_lengths[p.one_decoded_length ? 0 : row];
+  const int before = static_cast<int>(decoded);
   const int64_t table = static_cast<int64_t>(row) * p.capacity;
   double score = 0;
   for (int i = lane; i < count; i += kWarp) {
@@ -64,6 +65,11 @@ __device__ void pack_row(const PackProblem& p, int row, int begin, int lane) {
   if (lane == 0) {
     p.packed[row] =
         make_int4(begin, count, __float_as_int(static_cast<float>(score)), length_as_given(p, row));
+    if (p.ends.time_jumps != nullptr) {
+      const int length = p.ends.row_lengths[row];
+      p.ends.time_jumps[row] = max(p.ends.times[row] - length, 0);
+      p.ends.decoded[row] = decoded + length;
+    }
   }
 }
 

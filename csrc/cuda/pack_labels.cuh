@@ -7,6 +7,14 @@
 
 namespace rnnt_fastdecode::cuda {
 
+// Where each row ends, as launch_save_rows tells; left out where time_jumps is null.
+struct RowEnds {
+  const int* times;        // [B]
+  const int* row_lengths;  // [B]
+  int* time_jumps;         // [B]
+  int64_t* decoded;        // [B]
+};
+
 struct PackProblem {
   const int* tokens;               // [R, C]
   const int* frames;               // [R, C]
@@ -21,6 +29,7 @@ struct PackProblem {
   int capacity;  // C
   int room;      // labels
   int4* packed;  // [B + room]
+  RowEnds ends;
 };
 
 cudaError_t launch_pack_labels(const PackProblem& problem, cudaStream_t stream);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "predictor_step.cuh"
+#include "shared_memory.cuh"
 #include "tile_dot.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -119,7 +120,7 @@ __global__ void __launch_bounds__(kThreads) recurrent_projection_kernel(Recurren
 template <typename T, typename Kernel, typename... Args>
 cudaError_t launch_tiles(Kernel kernel, int batch, int units, int depth, cudaStream_t stream, Args... args) {
   const int shared = kTileRows * padded_stride<T>(depth) * static_cast<int>(sizeof(T));
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  const cudaError_t error = allow_shared_memory(kernel);
   if (error != cudaSuccess) {
     return error;
   }

@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "predictor_tiles.cuh"
+#include "shared_memory.cuh"
 #include "streamed_operand.cuh"
 #include "tile_plan.cuh"
 
@@ -310,7 +311,7 @@ TilePlan plan_projection(const Product& product, Shared shared) {
 template <typename Kernel, typename... Args>
 cudaError_t launch(Kernel kernel, const TilePlan& plan, const Product& product, int shared,
                    cudaStream_t stream, Args... args) {
-  const cudaError_t error = allow_shared(kernel, shared);
+  const cudaError_t error = allow_shared_memory(kernel);
   if (error != cudaSuccess) {
     return error;
   }

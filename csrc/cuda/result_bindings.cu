@@ -67,7 +67,7 @@ Tensor pack_labels(Tensor tokens, Tensor frames, Tensor token_durations, Tensor 
   const PackSizes sizes =
       check_pack_labels(tokens, frames, token_durations, log_probs, counts, lengths, decoded_lengths, room);
   constexpr int64_t kWords = sizeof(int4) / sizeof(int);
-  Tensor packed = torch::stable::new_empty(tokens, {sizes.batch + room, kWords});
+  Tensor packed = new_tensor(tokens, {sizes.batch + room, kWords}, ScalarType::Int);
   if (sizes.batch > 0) {
     const cuda::PackProblem problem{
         .tokens = ints(tokens),
@@ -82,7 +82,8 @@ Tensor pack_labels(Tensor tokens, Tensor frames, Tensor token_durations, Tensor 
         .batch = static_cast<int>(sizes.batch),
         .capacity = static_cast<int>(sizes.capacity),
         .room = static_cast<int>(room),
-        .packed = reinterpret_cast<int4*>(mutable_ints(packed))};
+        .packed = reinterpret_cast<int4*>(mutable_ints(packed)),
+        .ends = {}};
     const Launch launch(tokens);
     check_cuda("pack_labels", cuda::launch_pack_labels(problem, launch.stream));
   }

@@ -101,9 +101,4 @@ cudaError_t with_tiles(int tiles, Launch launch) {
   }
 }
 
-template <typename Kernel>
-cudaError_t allow_shared(Kernel kernel, int bytes) {
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-}
-
 }  // namespace rnnt_fastdecode::cuda::product

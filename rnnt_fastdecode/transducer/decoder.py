@@ -118,9 +118,6 @@ class GreedyDecoder:
         """The state of `batch` utterances that have not begun."""
         return self._start.select(torch.zeros(batch, dtype=torch.int64, device=self.device))
 
-    # Buffers outlive the call: made under a caller's inference mode they could not be reused outside of it.
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def __call__(
         self,
         encoder_output: Tensor,
@@ -146,7 +143,17 @@ class GreedyDecoder:
         ArgumentError: an argument with a wrong shape, dtype, device or value; nothing has run then.
         CaptureError: the current CUDA stream is being captured; nothing has run then.
         """
+        if torch.is_inference_mode_enabled():
+            # Results and buffers outlive the mode: made in it they could not be used outside of it.
+            with torch.inference_mode(False):
+                return self(encoder_output, lengths, state, copy)
         self._check(encoder_output, lengths, state)
+        with torch.no_grad():
+            return self._decode(encoder_output, lengths, state, copy)
+
+    def _decode(
+        self, encoder_output: Tensor, lengths: Tensor, state: DecodeState | None, copy: bool
+    ) -> DecodeResult:
         if encoder_output.shape[0] == 0 or encoder_output.shape[1] == 0:
             state = self.initial_state(encoder_output.shape[0]) if state is None else state
             return DecodeResult.without_frames(lengths, state)
@@ -154,13 +161,14 @@ class GreedyDecoder:
 
     def _check(self, encoder_output: Tensor, lengths: Tensor, state: DecodeState | None) -> None:
         width = self._joint.encoder_weight.shape[1]
-        if encoder_output.ndim != 3 or encoder_output.shape[2] != width:
-            raise ArgumentError(f"encoder_output must be [B, T, {width}], got {list(encoder_output.shape)}")
+        shape = encoder_output.shape
+        if len(shape) != 3 or shape[2] != width:
+            raise ArgumentError(f"encoder_output must be [B, T, {width}], got {list(shape)}")
         if not encoder_output.is_floating_point():
             raise ArgumentError(f"encoder_output must be floating point, got {encoder_output.dtype}")
         if encoder_output.device != self.device:
             raise ArgumentError(f"encoder_output must be on {self.device}, got {encoder_output.device}")
-        batch, frames = encoder_output.shape[:2]
+        batch, frames, _ = shape
         if lengths.shape != (batch,) or lengths.dtype not in (torch.int32, torch.int64):
             raise ArgumentError(
                 f"lengths must be [{batch}] int32 or int64, got {list(lengths.shape)} {lengths.dtype}"

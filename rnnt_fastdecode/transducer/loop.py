@@ -100,15 +100,6 @@ class LoopBuffers:
 
     def run_rounds(self, rounds: int, condition: int = 0) -> None:
         """`ops.greedy_rounds_` on these buffers."""
-        self._greedy_rounds(self.rules.window, rounds, self.workspace, condition, -1)
-
-    def run_resident(self, rows: int, window: int, workspace: list[Tensor]) -> None:
-        """The first `rows` rows to their end with the resident kernel of `ops.greedy_rounds_`."""
-        self._greedy_rounds(window, -1, workspace, 0, rows)
-
-    def _greedy_rounds(
-        self, window: int, rounds: int, workspace: list[Tensor], condition: int, rows: int
-    ) -> None:
         joint, rules = self.joint, self.rules
         ops.greedy_rounds_(
             self.encoder,
@@ -119,7 +110,7 @@ class LoopBuffers:
             rules.blank_id,
             list(rules.durations),
             rules.max_symbols,
-            window,
+            rules.window,
             rounds,
             self.predictor.kind,
             self.predictor.weights,
@@ -133,9 +124,8 @@ class LoopBuffers:
             self.log_probs,
             self.counts,
             self.active,
-            workspace,
+            self.workspace,
             condition,
-            rows,
         )
 
     def labels(self, lengths: Tensor, state: DecodeState, room: int) -> Tensor:
@@ -153,7 +143,7 @@ class LoopBuffers:
 
     def state(self, batch: int, decoded_lengths: Tensor) -> DecodeState:
         """A copy of the state of the first rows; decoded_lengths [B] or [1] as it was before this chunk."""
-        *predictor, output, time_jumps, decoded = ops.save_rows(
+        tensors = ops.save_rows(
             self._lasting, self._batch_dims, self.times, self.lengths, decoded_lengths, batch
         )
-        return DecodeState(tuple(predictor), self.predictor.batch_dims, output, time_jumps, decoded)
+        return DecodeState.of(tensors, self.predictor.batch_dims)

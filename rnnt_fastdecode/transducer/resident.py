@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import ops
-from .loop import LoopBuffers
+from .labels import PackedLabels
+from .results import DecodeResult
+from .rules import GreedyRules
+from .state import DecodeState
 from .weights import JointWeights, PredictorWeights
 
 # Labels whose input gates are computed at once, in float64.
@@ -40,42 +45,90 @@ def gate_table(predictor: PredictorWeights) -> Tensor:
     return table
 
 
-class ResidentLoop:
-    """Decodes with the resident kernel, where the weights fit the device.
+class ResidentRunner:
+    """Decodes with the resident kernel, where the weights fit the device: `ops.greedy_decode`.
 
-    Memory: 16 * V * H bytes for the table of input gates (LSTM), and scratch: about 3 MB, in fp32 6 MB.
+    A call has memory of its own, in the order of its stream: calls of several threads and on several streams
+    do not wait for one another. Memory of the decoder itself: 16 * V * H bytes for the table of input gates
+    (LSTM). Of a call, with C = T * max_symbols: B * T * J elements of the weights' dtype for the encoder, 16
+    * B * C bytes for the labels as they come, as many for the packed ones, and scratch: about 3 MB, in fp32
+    6 MB.
+
+    window: frames judged at once; None chooses for every batch.
     """
 
-    def __init__(self, predictor: PredictorWeights, joint: JointWeights, num_durations: int) -> None:
-        self._predictor, self._joint, self._num_durations = predictor, joint, num_durations
-        self._table: Tensor | None = None
-        self._scratch: Tensor | None = None
-        self._bytes: dict[tuple[int, int], int] = {}
+    path = "cuda resident"
 
-    def scratch_bytes(self, batch: int, window: int) -> int:
-        """Bytes of scratch for a batch; 0 where the kernel cannot run."""
-        shape = (batch, window)
-        if shape not in self._bytes:
+    def __init__(
+        self, predictor: PredictorWeights, joint: JointWeights, rules: GreedyRules, window: int | None
+    ) -> None:
+        self._predictor, self._joint, self._rules = predictor, joint, rules
+        self._device, self._dtype = joint.weight.device, joint.weight.dtype
+        self._window = window
+        self._scratch_bytes: dict[int, int] = {}
+        self._network: tuple[Any, ...] = ()
+
+    def window(self, batch: int) -> int:
+        return best_window(batch, self._dtype) if self._window is None else self._window
+
+    def fits(self, batch: int) -> bool:
+        """Whether the kernel can decode a batch of this size."""
+        if batch not in self._scratch_bytes:
             predictor = self._predictor
-            self._bytes[shape] = ops.greedy_resident_bytes(
-                self._joint.weight, predictor.kind, predictor.weights, batch, self._num_durations, window
+            self._scratch_bytes[batch] = ops.greedy_resident_bytes(
+                self._joint.weight,
+                predictor.kind,
+                predictor.weights,
+                batch,
+                len(self._rules.durations),
+                self.window(batch),
             )
-        return self._bytes[shape]
+        return self._scratch_bytes[batch] > 0
 
-    def reserve(self, batch: int, window: int, finished: torch.cuda.Event) -> bool:
-        """Make ready for a batch; False where the kernel cannot run. finished: the end of the last call."""
-        needed = self.scratch_bytes(batch, window)
-        if needed == 0:
-            return False
-        if self._table is None:
-            self._table = gate_table(self._predictor)
-        if self._scratch is None or self._scratch.numel() < needed:
-            # An earlier call may still use what is about to be freed.
-            finished.synchronize()
-            self._scratch = self._table.new_empty(needed, dtype=torch.uint8)
-        return True
+    def prepare(self) -> None:
+        """Make ready what every call reads, and wait for it: calls may come on any stream."""
+        joint, rules = self._joint, self._rules
+        self._network = (
+            joint.encoder_weight,
+            joint.encoder_bias,
+            joint.weight,
+            joint.bias,
+            joint.activation,
+            rules.blank_id,
+            list(rules.durations),
+            rules.max_symbols,
+            self._predictor.kind,
+            self._predictor.weights,
+            gate_table(self._predictor),
+        )
+        torch.cuda.current_stream(self._device).synchronize()
 
-    def run(self, buffers: LoopBuffers, rows: int, window: int) -> None:
-        """Decode the first rows of the buffers, for which `reserve` has said True."""
-        assert self._table is not None and self._scratch is not None
-        buffers.run_resident(rows, window, [self._table, self._scratch])
+    def __call__(
+        self, encoder_output: Tensor, lengths: Tensor, state: DecodeState, copy: bool
+    ) -> DecodeResult:
+        """Decode a batch that fits, on the current device's current stream."""
+        batch, frames = encoder_output.shape[:2]
+        try:
+            labels, tensors = ops.greedy_decode(
+                encoder_output.to(self._dtype).contiguous(),
+                lengths,
+                state.tensors,
+                self.window(batch),
+                *self._network,
+            )
+        except RuntimeError:
+            self._raise_if_memory_is_short(batch, frames)
+            raise
+        ready = torch.cuda.Event()
+        packed = PackedLabels(labels, batch, likely=batch * frames, frames=frames, ready=ready)
+        if copy:
+            packed.enqueue_copy()
+        ready.record()
+        return DecodeResult(packed, DecodeState.of(tensors, state.batch_dims), self.path)
+
+    def _raise_if_memory_is_short(self, batch: int, frames: int) -> None:
+        """An op cannot raise torch.OutOfMemoryError: ask for all of a call's memory in a way that can."""
+        projected = batch * frames * self._joint.weight.shape[1] * self._dtype.itemsize
+        labels = 32 * batch * frames * self._rules.max_symbols
+        needed = projected + labels + self._scratch_bytes[batch]
+        torch.empty(needed, dtype=torch.uint8, device=self._device)

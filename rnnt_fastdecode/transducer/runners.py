@@ -12,7 +12,7 @@ from ..errors import ArgumentError, CaptureError
 from .graph_loop import GraphLoop, GraphLoopError
 from .labels import PackedLabels
 from .loop import LoopBuffers
-from .resident import MOST_ROWS, ResidentLoop, best_window
+from .resident import MOST_ROWS, ResidentRunner
 from .results import DecodeResult
 from .rules import GreedyRules
 from .state import DecodeState
@@ -73,88 +73,45 @@ class CpuRunner:
         return collect(buffers, lengths, frames, state, ready=None, copy=copy, path=self.path)
 
 
-class CudaRunner:
+class GraphRunner:
     """Buffers for a capacity, kept from call to call; a larger batch or chunk grows them once.
 
-    Two engines work on them: the resident kernel, where the weights fit, and a graph of masked rounds. A
-    graph is recorded for the first batch that needs it, and again when the buffers grow. Calls from several
-    threads take turns; on another CUDA stream a call waits for the one before it.
-
-    window: of the resident kernel; None chooses. engine: one of ENGINES; None chooses for every batch.
+    A graph of masked rounds works on them. It is recorded for the first batch, and again when the buffers
+    grow. Calls from several threads take turns; on another CUDA stream a call waits for the one before it.
     """
 
-    def __init__(
-        self,
-        predictor: PredictorWeights,
-        joint: JointWeights,
-        rules: GreedyRules,
-        window: int | None = None,
-        engine: str | None = None,
-    ) -> None:
+    def __init__(self, predictor: PredictorWeights, joint: JointWeights, rules: GreedyRules) -> None:
         self._parts = (predictor, joint, rules)
-        self._device, self._dtype = joint.weight.device, joint.weight.dtype
-        self._window, self._engine = window, engine
+        self._device = joint.weight.device
         self._lock = threading.Lock()
         self._buffers: LoopBuffers | None = None
-        self._resident = ResidentLoop(predictor, joint, len(rules.durations))
         self._graph: GraphLoop | None = None
         self._graph_works = True
         self.captures = 0
-        if engine == "resident" and not self._fits(1):
-            raise ArgumentError(
-                "engine 'resident' cannot run this network on this device: see ops.greedy_resident_bytes"
-            )
-        self.path = "cuda resident" if engine != "graph" and self._fits(1) else "cuda graph"
         # A call on another stream than this one has to wait for the weights too.
         self._finished = torch.cuda.Event()
         self._finished.record(torch.cuda.current_stream(self._device))
 
-    def _resident_window(self, batch: int) -> int:
-        return best_window(batch, self._dtype) if self._window is None else self._window
-
-    def _fits(self, batch: int) -> bool:
-        return self._resident.scratch_bytes(batch, self._resident_window(batch)) > 0
-
-    def _takes_resident(self, batch: int) -> bool:
-        """Whether the resident kernel decodes this batch; its memory is there then."""
-        if self._engine == "graph" or (self._engine is None and batch > MOST_ROWS[self._dtype]):
-            return False
-        if self._resident.reserve(batch, self._resident_window(batch), self._finished):
-            return True
-        if self._engine == "resident":
-            raise ArgumentError(f"engine 'resident' cannot run {batch} rows with window {self._window}")
-        return False
+    @property
+    def path(self) -> str:
+        return "cuda graph" if self._graph_works else "cuda host loop"
 
     def __call__(
-        self, encoder_output: Tensor, lengths: Tensor, state: DecodeState, copy: bool = True
+        self, encoder_output: Tensor, lengths: Tensor, state: DecodeState, copy: bool
     ) -> DecodeResult:
-        with self._lock, torch.cuda.device(self._device):
-            if torch.cuda.is_current_stream_capturing():
-                raise CaptureError(
-                    "GreedyDecoder cannot be recorded into a CUDA graph: it launches a graph of its own and "
-                    "grows its buffers. Call it outside of the capture."
-                )
+        """Decode a batch on the current device's current stream."""
+        with self._lock:
             stream = torch.cuda.current_stream()
             stream.wait_event(self._finished)
             batch, frames = encoder_output.shape[:2]
-            resident = self._takes_resident(batch)
             buffers = self._reserve(batch, frames)
-            if not resident:
-                self._prepare_graph(buffers)
+            self._prepare_graph(buffers)
             finished = torch.cuda.Event()
             try:
-                if lengths.device != self._device:
-                    # A copy of the caller's tensor: from page-locked memory it would be read later.
-                    lengths = lengths.clone().to(self._device, non_blocking=True)
                 buffers.load(encoder_output, lengths, state)
-                if resident:
-                    self.path = "cuda resident"
-                    self._resident.run(buffers, batch, self._resident_window(batch))
-                elif self._graph is not None:
-                    self.path = "cuda graph"
+                if self._graph is not None:
                     self._graph.launch()
                 else:
-                    self.path = "cuda host loop"
                     self._loop_on_host(buffers)
                 return collect(buffers, lengths, frames, state, finished, copy, self.path)
             finally:
@@ -203,3 +160,64 @@ class CudaRunner:
         buffers.run_rounds(ROUNDS_PER_ITERATION)
         while int(buffers.active) > 0:
             buffers.run_rounds(ROUNDS_PER_ITERATION)
+
+
+class CudaRunner:
+    """Chooses for every batch: the resident kernel, where the weights fit, or a graph of masked rounds.
+
+    window: of the resident kernel; None chooses. engine: one of ENGINES; None chooses for every batch.
+    """
+
+    def __init__(
+        self,
+        predictor: PredictorWeights,
+        joint: JointWeights,
+        rules: GreedyRules,
+        window: int | None = None,
+        engine: str | None = None,
+    ) -> None:
+        self._device, self._window = joint.weight.device, window
+        self._graph = GraphRunner(predictor, joint, rules)
+        resident = ResidentRunner(predictor, joint, rules, window)
+        fits = engine != "graph" and resident.fits(1)
+        if engine == "resident" and not fits:
+            raise ArgumentError(
+                "engine 'resident' cannot run this network on this device: see ops.greedy_resident_bytes"
+            )
+        if fits:
+            resident.prepare()
+        self._resident = resident if fits else None
+        self._graph_from = 1 + MOST_ROWS[joint.weight.dtype] if engine is None else None
+        self.path = resident.path if fits else self._graph.path
+
+    @property
+    def captures(self) -> int:
+        return self._graph.captures
+
+    def _runner(self, batch: int) -> ResidentRunner | GraphRunner:
+        resident, graph_from = self._resident, self._graph_from
+        if resident is None or (graph_from is not None and batch >= graph_from):
+            return self._graph
+        if resident.fits(batch):
+            return resident
+        if graph_from is None:
+            raise ArgumentError(f"engine 'resident' cannot run {batch} rows with window {self._window}")
+        return self._graph
+
+    def __call__(
+        self, encoder_output: Tensor, lengths: Tensor, state: DecodeState, copy: bool = True
+    ) -> DecodeResult:
+        if torch.cuda.current_device() != self._device.index:
+            with torch.cuda.device(self._device):
+                return self(encoder_output, lengths, state, copy)
+        if torch.cuda.is_current_stream_capturing():
+            raise CaptureError(
+                "GreedyDecoder cannot be recorded into a CUDA graph: it launches a graph of its own and "
+                "grows its buffers. Call it outside of the capture."
+            )
+        if lengths.device != self._device:
+            # A copy of the caller's tensor: from page-locked memory it would be read later.
+            lengths = lengths.clone().to(self._device, non_blocking=True)
+        result = self._runner(encoder_output.shape[0])(encoder_output, lengths, state, copy)
+        self.path = result.path
+        return result

@@ -33,6 +33,17 @@ class DecodeState:
     def batch(self) -> int:
         return self.output.shape[0]
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of it, in the order of `ops.greedy_decode`."""
+        return [*self.predictor, self.output, self.time_jumps, self.decoded_lengths]
+
+    @staticmethod
+    def of(tensors: Sequence[Tensor], batch_dims: tuple[int, ...]) -> DecodeState:
+        """The state that `tensors` gives."""
+        *predictor, output, time_jumps, decoded_lengths = tensors
+        return DecodeState(tuple(predictor), batch_dims, output, time_jumps, decoded_lengths)
+
     def select(self, rows: Sequence[int] | Tensor) -> DecodeState:
         """The state of some of the utterances, in the given order."""
         index = torch.as_tensor(rows, dtype=torch.int64, device=self.output.device)

@@ -248,12 +248,6 @@ def test_condition_is_for_cuda():
         ops.greedy_rounds_(*loop.arguments(), condition=3)
 
 
-def test_rows_are_for_the_resident_kernel():
-    loop = Loop(random_transducer(), normal(1, 4, 10, seed=0), torch.tensor([4]), capacity=9)
-    with raises("rows must be -1 on the CPU, got 1"):
-        ops.greedy_rounds_(*loop.arguments(), rows=1)
-
-
 def resident_bytes(kind="lstm", count=5, device="cpu"):
     loop = Loop(random_transducer(), normal(1, 4, 10, seed=0), torch.tensor([4]), capacity=9, device=device)
     return ops.greedy_resident_bytes(loop.network.weight, kind, loop.weights[:count], 1, 0, 4)
@@ -274,7 +268,7 @@ def test_resident_bytes_knows_its_predictors():
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("rows", lambda _: 3, "rows must be between -1 and 2, got 3"),
+        ("condition", lambda _: 3, "condition must be 0 with rounds = -1, got 3"),
         ("workspace", lambda w: w[:1], "workspace must hold 2 tensors .gate_table, scratch., got 1"),
         ("workspace", lambda w: replaced(w, 0, lambda t: t[:1]), r"workspace\[0\] must have shape"),
         ("workspace", lambda w: replaced(w, 1, lambda t: t[:64]), r"workspace\[1\] must hold at least"),
@@ -286,7 +280,7 @@ def test_the_resident_kernel_checks_what_it_is_given(name, change, message):
     loop = Loop(transducer, normal(2, 4, 16, seed=0), torch.tensor([4, 4]), capacity=9, device="cuda")
     arguments = dict(zip(GREEDY, loop.arguments(), strict=True))
     scratch = torch.zeros(1 << 22, dtype=torch.uint8, device="cuda")
-    arguments |= {"rows": -1, "workspace": [torch.zeros(9, 16, 4, device="cuda"), scratch]}
+    arguments |= {"condition": 0, "workspace": [torch.zeros(9, 16, 4, device="cuda"), scratch]}
     arguments[name] = change(arguments[name])
     before = loop.output.clone()
     with raises(f"greedy_rounds_: .*({message})"):

@@ -212,3 +212,50 @@ class TestOnGpu:
                 break
         print(f"\n{compared} utterances, {labels} labels, none differs")
         assert compared >= wanted and labels > compared
+
+    def test_a_resident_call_keeps_no_memory_but_its_result(self, plant):
+        parts = plant(vocab_size=129, joint_width=64)
+        decoder = make(parts, torch.bfloat16, engine="resident")
+        encoder, lengths = ragged(parts[0], 6, 40)
+        encoder, lengths = encoder.cuda(), lengths.cuda()
+        decoder(encoder, lengths).hypotheses()
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        result = decoder(encoder, lengths)
+        growth = torch.cuda.memory_allocated() - before
+        labels = 16 * 6 * (40 * decoder.rules.max_symbols + 1)
+        sizes = [labels, *(t.untyped_storage().nbytes() for t in result.state.tensors)]
+        assert growth == sum(-(-size // 512) * 512 for size in sizes)
+
+    def test_memory_that_is_short_is_said_to_be(self, plant):
+        parts = plant(vocab_size=129, joint_width=64)
+        decoder = make(parts, torch.float32, engine="resident")
+        encoder, lengths = ragged(parts[0], 3, 20)
+        want = lists(decoder(encoder.cuda(), lengths))
+        wide = torch.zeros(8, 1 << 17, encoder.shape[2], device="cuda")
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + (1 << 24)) / total)
+        try:
+            with pytest.raises(torch.OutOfMemoryError):
+                decoder(wide, torch.zeros(8, dtype=torch.int64))
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        assert lists(decoder(encoder.cuda(), lengths)) == want
+
+    def test_a_resident_call_does_not_wait_for_one_on_another_stream(self, plant):
+        parts = plant(vocab_size=129, joint_width=64)
+        decoder = make(parts, torch.bfloat16, engine="resident")
+        encoder, lengths = ragged(parts[0], 3, 20)
+        encoder, lengths = encoder.cuda(), lengths.cuda()
+        want = lists(decoder(encoder, lengths))
+        slow, fast = torch.cuda.Stream(), torch.cuda.Stream()
+        with torch.cuda.stream(slow):
+            torch.cuda._sleep(2_000_000_000)
+            late = decoder(encoder, lengths)
+            done = torch.cuda.Event()
+            done.record()
+        with torch.cuda.stream(fast):
+            assert lists(decoder(encoder, lengths)) == want
+        assert not done.query()
+        assert lists(late) == want

@@ -85,14 +85,16 @@ def test_a_column_is_made_once(decoder, call):
 
 
 def test_a_call_makes_no_columns(decoder, call):
-    """Beside the loop and buffers that are made once, a call is a projection and three ops of ours."""
+    """With the resident kernel a call is one op of ours, else a projection and three beside the loop."""
     arguments = call()
     decoder(*arguments)
     with Dispatched() as counter:
         decoder(*arguments)
     ours = {name: count for name, count in counter.ops.items() if name.startswith("rnnt_fastdecode::")}
     ours.pop("rnnt_fastdecode::greedy_rounds_", None)
-    assert ours == {f"rnnt_fastdecode::{name}": 1 for name in ("load_rows_", "save_rows", "pack_labels")}
+    resident = decoder.path == "cuda resident"
+    expected = ["greedy_decode"] if resident else ["load_rows_", "save_rows", "pack_labels"]
+    assert ours == {f"rnnt_fastdecode::{name}": 1 for name in expected}
     assert not {"aten::masked_fill_", "aten::index", "aten::clone", "aten::arange"} & set(counter.ops)
 
 

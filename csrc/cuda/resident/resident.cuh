@@ -41,6 +41,8 @@ struct ResidentShape {
   int batch;
   int window;
   bool half;  // weights and activations of 16 bits
+
+  bool operator==(const ResidentShape&) const = default;
 };
 
 // The share of a block in fp32 and byte offsets into dynamic shared memory. Weights that found no room there

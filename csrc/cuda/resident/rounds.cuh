@@ -15,6 +15,7 @@
 
 #include <cooperative_groups.h>
 
+#include "../shared_memory.cuh"
 #include "context.cuh"
 #include "decider.cuh"
 
@@ -129,8 +130,7 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
 
 template <typename Kernel>
 cudaError_t launch(Kernel kernel, int threads, const ResidentProblem& problem, cudaStream_t stream) {
-  const cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, problem.plan.shared_bytes);
+  const cudaError_t error = allow_shared_memory(kernel);
   if (error != cudaSuccess) {
     return error;
   }

@@ -1,0 +1,62 @@
+// greedy_decode on the CPU: the ops of the greedy loop, one after the other.
+
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
+
+#include "../decode_arguments.h"
+#include "../projection.h"
+#include "loop.h"
+
+namespace rnnt_fastdecode {
+namespace {
+
+constexpr MatrixProducts kProducts{aoti_torch_cpu_mm_out, aoti_torch_cpu_addmm_out};
+
+std::tuple<Tensor, std::vector<Tensor>> greedy_decode(
+    const Tensor& encoder_output, const Tensor& lengths, const std::vector<Tensor>& state, int64_t window,
+    const Tensor& encoder_weight, const std::optional<Tensor>& encoder_bias, const Tensor& weight,
+    const std::optional<Tensor>& bias, const std::string& activation, int64_t blank_id,
+    const std::vector<int64_t>& durations, int64_t max_symbols, const std::string& predictor_kind,
+    const std::vector<Tensor>& predictor_weights, const std::optional<Tensor>& /*gate_table*/) {
+  const DecodeSizes sizes =
+      check_greedy_decode(encoder_output, lengths, state, window, encoder_weight, encoder_bias, weight, bias,
+                          activation, blank_id, durations, max_symbols, predictor_kind, predictor_weights);
+  const int64_t batch = sizes.joint.batch, frames = sizes.joint.frames;
+  const auto empty = [&](std::initializer_list<int64_t> shape, ScalarType of) {
+    return new_tensor(encoder_output, shape, of);
+  };
+  const auto counters = [&] { return empty({batch}, ScalarType::Int); };
+  const auto table = [&](ScalarType of) { return empty({batch, sizes.capacity}, of); };
+
+  std::vector<Tensor> carried = new_carried(sizes, encoder_output), given(state.begin(), state.end() - 2);
+  const Tensor &time_jumps = state[given.size()], &decoded_lengths = state[given.size() + 1];
+  std::vector<int64_t> batch_dims;
+  for (const StateTensor& part : sizes.carried) batch_dims.push_back(part.batch_dim);
+  const Tensor row_lengths = counters(), times = counters(), symbols = counters(), counts = counters();
+  cpu::load_rows(lengths, time_jumps, given, batch_dims, frames, row_lengths, times, symbols, counts,
+                 carried);
+
+  const Tensor encoder =
+      torch::stable::view(project_frames(kProducts, encoder_output, encoder_weight, encoder_bias),
+                          {batch, frames, sizes.joint.joint_width});
+  const Tensor tokens = table(ScalarType::Int), token_frames = table(ScalarType::Int),
+               token_durations = table(ScalarType::Int), log_probs = table(ScalarType::Float),
+               active = empty({1}, ScalarType::Int), output = carried.back();
+  std::vector<Tensor> predictor_state(carried.begin(), carried.end() - 1);
+  if (sizes.predictor.layers > 0) predictor_state.push_back(torch::stable::empty_like(carried[0]));
+  cpu::greedy_rounds(encoder, row_lengths, weight, bias, activation, blank_id, durations, max_symbols, window,
+                     -1, predictor_kind, predictor_weights, predictor_state, output, times, symbols, tokens,
+                     token_frames, token_durations, log_probs, counts, active, {}, 0);
+  Tensor labels = cpu::pack_labels(tokens, token_frames, token_durations, log_probs, counts, lengths,
+                                   decoded_lengths, sizes.room);
+  for (const Tensor& part : cpu::save_rows({}, {}, times, row_lengths, decoded_lengths, batch)) {
+    carried.push_back(part);
+  }
+  return {labels, carried};
+}
+
+}  // namespace
+}  // namespace rnnt_fastdecode
+
+STABLE_TORCH_LIBRARY_IMPL(rnnt_fastdecode, CPU, m) {
+  m.impl("greedy_decode", TORCH_BOX(&rnnt_fastdecode::greedy_decode));
+}

@@ -1,0 +1,225 @@
+"""greedy_decode, a decoder's whole call as one op, against the reference's loop."""
+
+import pytest
+import torch
+from op_cases import DEVICES, op_weights, zero_state
+
+from rnnt_fastdecode import ArgumentError, ops
+from rnnt_fastdecode.reference.decode import greedy_decode
+from rnnt_fastdecode.reference.planted import plant
+from rnnt_fastdecode.transducer.resident import gate_table
+from rnnt_fastdecode.transducer.weights import PredictorWeights
+
+TDT = (0, 1, 2, 4)
+KINDS = ("lstm", "stateless", "stateless_relu")
+# The resident kernel has no GRU.
+CASES = [
+    *((kind, durations, "cpu") for kind in (*KINDS, "gru") for durations in ((), TDT)),
+    *(
+        pytest.param(kind, durations, "cuda", marks=pytest.mark.gpu)
+        for kind in KINDS
+        for durations in ((), TDT)
+    ),
+]
+
+
+class Decoding:
+    """The constants of greedy_decode for a planted network, and the start of an utterance."""
+
+    def __init__(self, kind="lstm", durations=(), device="cpu", max_symbols=5, **sizes):
+        self.planted = plant(predictor_kind=kind, durations=durations, joint_width=64, seed=2, **sizes)
+        net = self.net = self.planted.transducer
+        self.kind, self.device, self.max_symbols = kind, device, max_symbols
+        weights = op_weights(net.predictor_weights, kind, torch.float32, device)
+        self.constants = [
+            net.encoder_weight.to(device),
+            net.encoder_bias.to(device),
+            net.weight.to(device),
+            net.bias.to(device),
+            net.activation,
+            net.blank_id,
+            list(net.durations),
+            max_symbols,
+            kind,
+            weights,
+            None if kind == "gru" else gate_table(PredictorWeights(kind, weights)),
+        ]
+        carried = zero_state(weights, kind, 1, net.blank_id, torch.float32, device)
+        output = torch.zeros(1, 64, device=device)
+        first = torch.full((1,), net.blank_id, dtype=torch.int32, device=device)
+        ops.predictor_step_(kind, weights, first, carried, output)
+        kept = carried[: {"lstm": 2, "gru": 1}.get(kind, 1)]
+        counters = (torch.zeros(1, dtype=dtype, device=device) for dtype in (torch.int32, torch.int64))
+        self.start = [*kept, output, *counters]
+
+    def arguments(self, encoder, lengths, state=None, window=4):
+        state = self.start if state is None else state
+        return [encoder.to(self.device), lengths.to(self.device), state, window, *self.constants]
+
+    def __call__(self, *arguments, **options):
+        return ops.greedy_decode(*self.arguments(*arguments, **options))
+
+    def reference(self, encoder, lengths):
+        decoded = [
+            greedy_decode(self.net, row, int(length), self.max_symbols)
+            for row, length in zip(encoder, lengths, strict=True)
+        ]
+        return [list(zip(d.tokens, d.frames, d.durations, strict=True)) for d in decoded]
+
+
+def rows_of(labels, batch):
+    """Token, frame and duration of every label, row by row."""
+    rows = labels[:batch, :2].tolist()
+    records = labels[batch:, :3].tolist()
+    return [[tuple(record) for record in records[begin : begin + count]] for begin, count in rows]
+
+
+def ragged(decoding, batch, frames, seed=0):
+    lengths = torch.randint(0, frames + 1, (batch,), generator=torch.Generator().manual_seed(seed))
+    lengths[0] = frames
+    return decoding.planted.encoder(batch, frames, seed=seed), lengths
+
+
+@pytest.mark.parametrize(("kind", "durations", "device"), CASES)
+@pytest.mark.parametrize("batch", [1, 7, 40])
+def test_decodes_what_the_reference_decodes(kind, durations, device, batch):
+    decoding = Decoding(kind, durations, device)
+    encoder, lengths = ragged(decoding, batch, 20, seed=batch)
+    labels, state = decoding(encoder, lengths)
+    assert labels.shape == (batch + batch * 20 * 5, 4) and labels.dtype == torch.int32
+    assert rows_of(labels, batch) == decoding.reference(encoder, lengths)
+    assert labels[:batch, 3].tolist() == lengths.tolist()
+    assert state[-1].tolist() == lengths.tolist()
+    for ours, given in zip(state, decoding.start, strict=True):
+        assert ours.dtype == given.dtype and ours.numel() == given.numel() * batch
+
+
+@pytest.mark.parametrize(("kind", "durations", "device"), CASES)
+def test_chunks_with_carried_state_give_what_one_pass_gives(kind, durations, device):
+    decoding = Decoding(kind, durations, device)
+    encoder, lengths = ragged(decoding, 5, 23, seed=3)
+    found, state = [[] for _ in range(5)], None
+    for begin in range(0, 23, 6):
+        part = encoder[:, begin : begin + 6].contiguous()
+        labels, state = decoding(part, (lengths - begin).clamp(0, part.shape[1]), state)
+        for row, labels_of_row in zip(found, rows_of(labels, 5), strict=True):
+            row.extend(labels_of_row)
+    assert found == decoding.reference(encoder, lengths)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_nothing_that_is_given_is_modified(device):
+    decoding = Decoding(device=device, durations=TDT)
+    encoder, lengths = ragged(decoding, 3, 9)
+    _, state = decoding(encoder, lengths)
+    arguments = decoding.arguments(encoder, lengths, state)
+    tensors = [
+        t for a in arguments for t in (a if isinstance(a, list) else [a]) if isinstance(t, torch.Tensor)
+    ]
+    before = [tensor.clone() for tensor in tensors]
+    _, after = ops.greedy_decode(*arguments)
+    assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
+    assert not {t.data_ptr() for t in after} & {t.data_ptr() for t in tensors}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_lengths_are_limited_and_told_as_given(device):
+    decoding = Decoding(device=device)
+    encoder, _ = ragged(decoding, 3, 9)
+    for dtype in (torch.int32, torch.int64):
+        labels, state = decoding(encoder, torch.tensor([-4, 9, 1000], dtype=dtype))
+        assert labels[:3, 3].tolist() == [-4, 9, 1000] and state[-1].tolist() == [0, 9, 9]
+        assert rows_of(labels, 3) == decoding.reference(encoder, [0, 9, 9])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("shape", [(3, 0), (0, 5), (0, 0)])
+def test_without_rows_or_frames_the_state_stays(device, shape):
+    decoding = Decoding(device=device)
+    batch, frames = shape
+    given = [t if t.shape[0] != 1 else t.expand(batch, *t.shape[1:]).contiguous() for t in decoding.start]
+    given[:2] = [t.expand(-1, batch, -1).contiguous() for t in decoding.start[:2]]
+    width = decoding.net.encoder_weight.shape[1]
+    labels, state = decoding(torch.zeros(batch, frames, width), torch.zeros(batch, dtype=torch.int64), given)
+    assert labels.shape == (batch, 4) and labels.eq(0).all()
+    assert all(torch.equal(a, b) for a, b in zip(state, given, strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_projection_may_have_no_bias(device):
+    decoding = Decoding(device=device)
+    encoder, lengths = ragged(decoding, 3, 12)
+    with_zeros, _ = decoding(encoder, lengths, window=3)
+    zero = decoding.net.encoder_bias.eq(0).all()
+    decoding.constants[1] = None
+    without, _ = decoding(encoder, lengths, window=3)
+    assert not zero or rows_of(with_zeros, 3) == rows_of(without, 3)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("index", "change", "message"),
+    [
+        (0, lambda t: t[0], r"encoder_output must have 3 dimensions \[B, T, D\]"),
+        (0, lambda t: t.double(), "encoder_output must be float32, bfloat16 or float16"),
+        (0, lambda t: t[:, ::2], "encoder_output must be contiguous"),
+        (0, lambda t: t[..., 1:].contiguous(), r"encoder_output must have shape \[3, 6, 64\]"),
+        (1, lambda t: t[:2], r"lengths must have shape \[3\], got \[2\]"),
+        (1, lambda t: t.float(), "lengths must be int32 or int64"),
+        (2, lambda s: s[1:], "state must hold 5 tensors for predictor_kind 'lstm', got 4"),
+        (2, lambda s: [s[0].repeat(1, 2, 1), *s[1:]], r"state\[0\] must have shape \[\d, 3, 64\]"),
+        (2, lambda s: [*s[:3], s[3].long(), s[4]], r"state\[3\] must be int32, got int64"),
+        (3, lambda w: 0, "window must be at least 1"),
+        (4, lambda t: t.half(), "encoder_weight must be float32, got float16"),
+        (5, lambda t: t[:3], r"encoder_bias must have shape \[64\], got \[3\]"),
+        (8, lambda a: "gelu", "activation must be"),
+        (9, lambda b: -1, "blank_id must be between 0 and"),
+        (11, lambda m: 0, "max_symbols must be at least 1"),
+        (11, lambda m: 2**31, "max_symbols must be at most 357913941 for 6 frames"),
+        (12, lambda k: "rnn", "predictor_kind must be"),
+        (13, lambda w: w[:4], "predictor_weights must hold 5 tensors"),
+    ],
+)
+def test_arguments_are_named(index, change, message, device):
+    decoding = Decoding(device=device)
+    arguments = decoding.arguments(*ragged(decoding, 3, 6))
+    arguments[index] = change(arguments[index])
+    with pytest.raises(ArgumentError, match=f"greedy_decode: {message}"):
+        ops.greedy_decode(*arguments)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("index", "change", "message"),
+    [
+        (3, lambda w: 1000, "these weights do not fit the resident kernel; see greedy_resident_bytes"),
+        (14, lambda t: None, "gate_table must be given on CUDA"),
+        (14, lambda t: t[:3], "gate_table must have shape"),
+    ],
+)
+def test_the_resident_kernel_needs_more(index, change, message):
+    decoding = Decoding(device="cuda")
+    arguments = decoding.arguments(*ragged(decoding, 3, 6))
+    arguments[index] = change(arguments[index])
+    with pytest.raises(ArgumentError, match=f"greedy_decode: {message}"):
+        ops.greedy_decode(*arguments)
+
+
+@pytest.mark.gpu
+def test_a_gru_has_no_resident_kernel():
+    decoding = Decoding("gru", device="cuda")
+    with pytest.raises(ArgumentError, match="'gru' has no resident kernel on CUDA"):
+        decoding(*ragged(decoding, 3, 6))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_opcheck(kind, device):
+    """Every frame gives a label: the tensor of labels is full, so that it can be compared."""
+    decoding = Decoding(kind, (), device, max_symbols=1)
+    decoding.constants[3][decoding.net.blank_id] = -1e4
+    arguments = decoding.arguments(decoding.planted.encoder(2, 5), torch.tensor([5, 5]))
+    assert ops.greedy_decode(*arguments)[0][:2, 1].tolist() == [5, 5]
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+    op = torch.ops.rnnt_fastdecode.greedy_decode.default
+    torch.library.opcheck(op, tuple(arguments), test_utils=checks)
