@@ -49,6 +49,8 @@ class NemoDecoder:
         hidden = width // 2
         joint_width, encoder_width = transducer.encoder_weight.shape
         labels = transducer.vocab_size - 1
+        if transducer.blank_id != labels:
+            raise ValueError("NeMo's blank is the last token")
         predictor = RNNTDecoder(
             prednet={"pred_hidden": hidden, "pred_rnn_layers": layers, "dropout": 0.0},
             vocab_size=labels,
@@ -108,11 +110,12 @@ class NemoDecoder:
     @staticmethod
     def rows(hypotheses: Any) -> list[Row]:
         """Tokens, frames and, for TDT, durations of each row."""
-        durations = hypotheses.token_durations
+        tables = hypotheses.transcript, hypotheses.timestamps, hypotheses.token_durations
+        tokens, frames, durations = (None if table is None else table.cpu() for table in tables)
         return [
             (
-                hypotheses.transcript[row, :count].tolist(),
-                hypotheses.timestamps[row, :count].tolist(),
+                tokens[row, :count].tolist(),
+                frames[row, :count].tolist(),
                 None if durations is None else durations[row, :count].tolist(),
             )
             for row, count in enumerate(hypotheses.current_lengths.tolist())

@@ -1,0 +1,148 @@
+"""Our decoder on every engine with every window, whole and in chunks; the one on the CPU; the reference."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rnnt_fastdecode import ArgumentError, DecodeResult, GreedyDecoder
+from rnnt_fastdecode.reference.decode import Transducer, greedy_decode
+
+from .modules import as_modules
+from .report import Row
+
+WINDOWS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
+_MOST_CHUNKS = 5
+_REFERENCE_ROWS = 16
+
+
+def _rows(result: DecodeResult, has_durations: bool) -> list[Row]:
+    return [(h.tokens, h.frames, h.durations if has_durations else None) for h in result.hypotheses()]
+
+
+class Engines:
+    """Every engine on a device: on a GPU "auto", "resident" and "graph", on a CPU "cpu"; and "chunks".
+
+    Each call uses the next window; "auto" chooses its own. Chunks go from one engine to the other.
+    windows: utterances for each engine and window. refused: windows that an engine does not take.
+    """
+
+    def __init__(
+        self, transducer: Transducer, device: torch.device, dtype: torch.dtype, max_symbols: int
+    ) -> None:
+        self._has_durations = bool(transducer.durations)
+        self.windows: Counter[str] = Counter()
+        self.refused: set[str] = set()
+        modules = [module.to(device, dtype) for module in as_modules(transducer)]
+        parts = (*modules, transducer.blank_id, transducer.durations, max_symbols)
+        self._decoders: dict[str, list[GreedyDecoder]] = {}
+        if device.type == "cpu":
+            self._decoders["cpu"] = [GreedyDecoder(*parts, window) for window in WINDOWS]
+            return
+        self._decoders["auto"] = [GreedyDecoder(*parts)]
+        for engine in ("resident", "graph"):
+            self._decoders[engine] = []
+            for window in WINDOWS:
+                try:
+                    self._decoders[engine].append(GreedyDecoder(*parts, window, engine))
+                except ArgumentError:
+                    self.refused.add(f"{engine} {window}")
+
+    @property
+    def first(self) -> str:
+        """The engine that the others are compared with."""
+        return next(iter(self._decoders))
+
+    def make_ready(self, encoder: Tensor) -> None:
+        """Allocate all for batches up to this one: NeMo's graphs may write to what is allocated later."""
+        nothing = torch.zeros(len(encoder), dtype=torch.int64)
+        for engine, decoders in self._decoders.items():
+            for decoder in list(decoders):
+                try:
+                    decoder(encoder, nothing).hypotheses()
+                except ArgumentError:
+                    decoders.remove(decoder)
+                    self.refused.add(f"{engine} {decoder.rules.window}")
+        self._decoders = {engine: decoders for engine, decoders in self._decoders.items() if decoders}
+
+    def __call__(self, encoder: Tensor, lengths: Tensor, index: int) -> dict[str, list[Row]]:
+        """The rows of each engine, for batch number `index`."""
+        chosen = {engine: decoders[index % len(decoders)] for engine, decoders in self._decoders.items()}
+        results = {engine: decoder(encoder, lengths) for engine, decoder in chosen.items()}
+        for engine, decoder in chosen.items():
+            name = engine if engine == "auto" else f"{engine} {decoder.rules.window}"
+            self.windows[name] += len(lengths)
+        found = {engine: _rows(result, self._has_durations) for engine, result in results.items()}
+        found["chunks"] = self._in_chunks(list(chosen.values()), encoder, lengths, index)
+        return found
+
+    def _in_chunks(
+        self, decoders: Sequence[GreedyDecoder], encoder: Tensor, lengths: Tensor, seed: int
+    ) -> list[Row]:
+        """Every row cut at places of its own, some chunks empty, decoded with carried state."""
+        generator = torch.Generator().manual_seed(seed)
+        count = 1 + int(torch.randint(1, _MOST_CHUNKS, (1,), generator=generator))
+        inner = torch.rand(len(lengths), count - 1, generator=generator).sort(dim=1).values
+        cuts = (inner.to(lengths.device) * (lengths.unsqueeze(1) + 1)).long()
+        cuts = torch.cat([torch.zeros_like(lengths).unsqueeze(1), cuts, lengths.unsqueeze(1)], dim=1)
+        everyone = torch.arange(len(lengths), device=lengths.device).unsqueeze(1)
+        state, parts = None, []
+        for part in range(count):
+            begin, valid = cuts[:, part], cuts[:, part + 1] - cuts[:, part]
+            frame = begin.unsqueeze(1) + torch.arange(int(valid.max()), device=lengths.device)
+            chunk = encoder[everyone, frame.clamp(max=encoder.shape[1] - 1)]
+            result = decoders[(seed + part) % len(decoders)](chunk, valid, state)
+            state = result.state
+            parts.append(result.hypotheses())
+        return [
+            (
+                [token for piece in pieces for token in piece.tokens],
+                [frame for piece in pieces for frame in piece.frames],
+                [d for piece in pieces for d in piece.durations] if self._has_durations else None,
+            )
+            for pieces in zip(*parts, strict=True)
+        ]
+
+
+class CpuDecoder:
+    """Our decoder on the CPU."""
+
+    def __init__(
+        self, transducer: Transducer, device: torch.device, dtype: torch.dtype, max_symbols: int
+    ) -> None:
+        modules = [module.to("cpu", dtype) for module in as_modules(transducer)]
+        rules = transducer.blank_id, transducer.durations, max_symbols
+        self._decoder = GreedyDecoder(*modules, *rules)
+        self._has_durations = bool(transducer.durations)
+
+    def __call__(self, encoder: Tensor, lengths: Tensor) -> DecodeResult:
+        return self._decoder(encoder.cpu(), lengths.cpu())
+
+    def rows(self, result: DecodeResult) -> list[Row]:
+        return _rows(result, self._has_durations)
+
+
+class ReferenceDecoder:
+    """`rnnt_fastdecode.reference`, in float64 for half types, on the CPU: the first rows of a batch only."""
+
+    def __init__(
+        self, transducer: Transducer, device: torch.device, dtype: torch.dtype, max_symbols: int
+    ) -> None:
+        self._arithmetic = torch.float32 if dtype == torch.float32 else torch.float64
+        self._transducer = transducer.to(torch.device("cpu")).to(dtype).to(self._arithmetic)
+        self._max_symbols = max_symbols
+
+    def __call__(self, encoder: Tensor, lengths: Tensor) -> list[Row]:
+        rows = encoder[:_REFERENCE_ROWS].cpu().to(self._arithmetic)
+        decoded = [
+            greedy_decode(self._transducer, row, int(length), self._max_symbols)
+            for row, length in zip(rows, lengths, strict=False)
+        ]
+        has_durations = bool(self._transducer.durations)
+        return [(d.tokens, d.frames, d.durations if has_durations else None) for d in decoded]
+
+    def rows(self, output: list[Row]) -> list[Row]:
+        return output
