@@ -26,7 +26,8 @@ import importlib
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from benchmarks.own_decoders import CpuDecoder, Engines, ReferenceDecoder
 from benchmarks.report import Row, surroundings
 from benchmarks.tally import NEAR_TIE, Fault, Tally, departures, near_tie, no_max_symbols, stale_durations
 from rnnt_fastdecode.bench import Record
+from rnnt_fastdecode.reference.planted import Planted
 
 DTYPES = {**cases.DTYPES, "fp16": torch.float16}
 #: In the order in which they decode a batch: NeMo's graphs, which may write to others' memory, come last.
@@ -99,18 +101,15 @@ class Comparison:
         self._device = torch.device(options.device)
         self.tallies: dict[tuple[str, str], Tally] = defaultdict(Tally)
         self.windows: Counter[str] = Counter()
+        self.limits: dict[str, dict[str, int]] = {}
         self.refused: dict[str, list[str]] = {}
         self._spent: Counter[str] = Counter()
         self._share = 0.0
 
-    def run(self) -> None:
-        for scene in scenes.SCENES[self.model]:
-            self._share += scene.share
-            self._scene(scene)
-
-    def _scene(self, scene: scenes.Scene) -> None:
+    def scene(self, scene: scenes.Scene, planted: Planted) -> None:
+        """Compare all on the utterances of a scene; planted: its network, on the device."""
         dtype, options = DTYPES[self.dtype], self._options
-        planted = scene.network(self.model).to(self._device)
+        self._share += scene.share
         parts = planted.transducer, self._device, dtype, scene.max_symbols
         float64, engines = Float64Decoder(*parts), Engines(*parts)
         peers: dict[str, Any] = {}
@@ -122,8 +121,10 @@ class Comparison:
                 peers = self._peers(scene, parts)
             where = {"scene": scene.name, "batch": batch.seed}
             bound = near_tie(dtype)
-            ours = engines(encoder, lengths, index)
-            paths = float64(encoder, lengths)
+            with self._timed("ours"):
+                ours = engines(encoder, lengths, index)
+            with self._timed("float64"):
+                paths = float64(encoder, lengths)
             left = {name: departures(rows, paths) for name, rows in ours.items()}
             for name, rows in ours.items():
                 self.tallies[name, "float64"].add(rows, paths.rows, [left[name]], bound, where)
@@ -133,10 +134,9 @@ class Comparison:
             for peer, decoder in peers.items():
                 if self._spent[peer] >= self._share * options.seconds[peer]:
                     continue
-                began = time.perf_counter()
-                output = decoder(encoder, lengths)
-                theirs: list[Row] = decoder.rows(output)
-                self._spent[peer] += time.perf_counter() - began
+                with self._timed(peer):
+                    output = decoder(encoder, lengths)
+                    theirs: list[Row] = decoder.rows(output)
                 fault = known_fault(peer, self.model, scene.max_symbols)
                 theirs_left = departures(theirs, paths, durations=fault is not stale_durations)
                 cut = decoder.rows_cut(output) if peer == "transformers" else 0
@@ -145,8 +145,13 @@ class Comparison:
                     self.tallies[name, peer].add(rows, theirs, both, bound, where, fault)
                     self.tallies[name, peer].cut += cut
         self.windows += engines.windows
-        if engines.refused:
-            self.refused[scene.name] = sorted(engines.refused)
+        self.limits[scene.name] = engines.limits
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._spent[name] += time.perf_counter() - began
 
     def _peers(self, scene: scenes.Scene, parts: tuple[Any, ...]) -> dict[str, Any]:
         found = {}
@@ -169,8 +174,9 @@ class Comparison:
             {**case, "ours": name, "other": other, **tally.as_dict()}
             for (name, other), tally in self.tallies.items()
         ]
-        seconds = {peer: round(spent, 1) for peer, spent in self._spent.items()}
-        return [*pairs, {**case, "windows": dict(self.windows), "refused": self.refused, "seconds": seconds}]
+        notes = {"windows": dict(self.windows), "limits": self.limits, "refused": self.refused}
+        seconds = {name: round(spent, 1) for name, spent in self._spent.items()}
+        return [*pairs, {**case, **notes, "seconds": seconds}]
 
 
 _LINE = "{:5} {:5} {:28} {:13} {:>10} {:>9} {:>9}  {}"
@@ -203,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         more["nemo"] = importlib.import_module("nemo").__version__
     if "transformers" in options.peers:
         more["transformers"] = importlib.import_module("transformers").__version__
-    where = surroundings(torch.device(options.device), **more)
+    device = torch.device(options.device)
+    where = surroundings(device, **more)
     settings = {
         "kind": "agreement",
         "utterances": options.utterances,
@@ -219,11 +226,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(TABLE_HEAD)
     mistakes = 0
     for model in options.models:
+        networks = [(scene, scene.network(model).to(device)) for scene in scenes.SCENES[model]]
         for dtype in options.dtypes:
             comparison = Comparison(model, dtype, options)
-            comparison.run()
-            record.rows.extend(comparison.rows())
-            record.save()
+            before = len(record.rows)
+            for scene, planted in networks:
+                comparison.scene(scene, planted)
+                record.rows[before:] = comparison.rows()
+                record.save()
             mistakes += comparison.mistakes
             print("\n".join(table_lines(comparison)), flush=True)
     if mistakes:

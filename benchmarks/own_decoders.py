@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from .modules import as_modules
 from .report import Row
 
 WINDOWS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
+# What a window that is too wide for the largest batch is tried with.
+_FEWER_ROWS = (160, 32, 8, 1)
 _MOST_CHUNKS = 5
 _REFERENCE_ROWS = 16
 
@@ -26,8 +29,9 @@ def _rows(result: DecodeResult, has_durations: bool) -> list[Row]:
 class Engines:
     """Every engine on a device: on a GPU "auto", "resident" and "graph", on a CPU "cpu"; and "chunks".
 
-    Each call uses the next window; "auto" chooses its own. Chunks go from one engine to the other.
-    windows: utterances for each engine and window. refused: windows that an engine does not take.
+    Each call uses the next window that takes the batch; "auto" chooses its own. Chunks go from one engine to
+    the other. windows: utterances of each engine and window. limits: the rows of a batch that an engine has
+    taken at most, where that is less than it was asked for.
     """
 
     def __init__(
@@ -35,21 +39,22 @@ class Engines:
     ) -> None:
         self._has_durations = bool(transducer.durations)
         self.windows: Counter[str] = Counter()
-        self.refused: set[str] = set()
+        self.limits: dict[str, int] = {}
         modules = [module.to(device, dtype) for module in as_modules(transducer)]
         parts = (*modules, transducer.blank_id, transducer.durations, max_symbols)
-        self._decoders: dict[str, list[GreedyDecoder]] = {}
+        # Of each engine: decoders, and the most rows that they take.
+        self._decoders: dict[str, list[tuple[GreedyDecoder, int]]] = {}
         if device.type == "cpu":
-            self._decoders["cpu"] = [GreedyDecoder(*parts, window) for window in WINDOWS]
+            self._decoders["cpu"] = [(GreedyDecoder(*parts, window), sys.maxsize) for window in WINDOWS]
             return
-        self._decoders["auto"] = [GreedyDecoder(*parts)]
+        self._decoders["auto"] = [(GreedyDecoder(*parts), sys.maxsize)]
         for engine in ("resident", "graph"):
             self._decoders[engine] = []
             for window in WINDOWS:
                 try:
-                    self._decoders[engine].append(GreedyDecoder(*parts, window, engine))
+                    self._decoders[engine].append((GreedyDecoder(*parts, window, engine), sys.maxsize))
                 except ArgumentError:
-                    self.refused.add(f"{engine} {window}")
+                    self.limits[f"{engine} {window}"] = 0
 
     @property
     def first(self) -> str:
@@ -58,19 +63,30 @@ class Engines:
 
     def make_ready(self, encoder: Tensor) -> None:
         """Allocate all for batches up to this one: NeMo's graphs may write to what is allocated later."""
-        nothing = torch.zeros(len(encoder), dtype=torch.int64)
         for engine, decoders in self._decoders.items():
-            for decoder in list(decoders):
-                try:
-                    decoder(encoder, nothing).hypotheses()
-                except ArgumentError:
-                    decoders.remove(decoder)
-                    self.refused.add(f"{engine} {decoder.rules.window}")
-        self._decoders = {engine: decoders for engine, decoders in self._decoders.items() if decoders}
+            for place, (decoder, _) in enumerate(decoders):
+                most = self._most_rows(decoder, encoder)
+                decoders[place] = decoder, most
+                if most < len(encoder):
+                    self.limits[f"{engine} {decoder.rules.window}"] = most
+
+    @staticmethod
+    def _most_rows(decoder: GreedyDecoder, encoder: Tensor) -> int:
+        for rows in (len(encoder), *_FEWER_ROWS):
+            try:
+                decoder(encoder[:rows], torch.zeros(rows, dtype=torch.int64)).hypotheses()
+            except ArgumentError:
+                continue
+            return rows
+        return 0
 
     def __call__(self, encoder: Tensor, lengths: Tensor, index: int) -> dict[str, list[Row]]:
         """The rows of each engine, for batch number `index`."""
-        chosen = {engine: decoders[index % len(decoders)] for engine, decoders in self._decoders.items()}
+        chosen = {}
+        for engine, decoders in self._decoders.items():
+            able = [decoder for decoder, most in decoders if most >= len(lengths)]
+            if able:
+                chosen[engine] = able[index % len(able)]
         results = {engine: decoder(encoder, lengths) for engine, decoder in chosen.items()}
         for engine, decoder in chosen.items():
             name = engine if engine == "auto" else f"{engine} {decoder.rules.window}"

@@ -40,14 +40,15 @@ def first_difference(one: Row, other: Row) -> int | None:
 def departures(rows: Sequence[Row], paths: Paths, durations: bool = True) -> list[float | None]:
     """The margin at which each row leaves its float64 path; None for a row that does not.
 
-    durations: False takes no notice of a label's duration.
+    durations: False takes no notice of a label's duration. One that is wrong shows at the next label then.
     """
     found: list[float | None] = []
     for row, path, margins in zip(rows, paths.rows, paths.margins, strict=False):
         if not durations:
             row, path = (*row[:2], None), (*path[:2], None)
         place = first_difference(row, path)
-        found.append(None if place is None else margins[place])
+        before = 0 if durations else 1
+        found.append(None if place is None else min(margins[max(place - before, 0) : place + 1]))
     return found
 
 
