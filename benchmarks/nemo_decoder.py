@@ -104,12 +104,14 @@ class NemoDecoder:
             self._computer.force_cuda_graphs_mode(MODES[mode])
 
     @torch.inference_mode()
-    def __call__(self, encoder_output: Tensor, lengths: Tensor) -> Any:
-        return self._computer(x=encoder_output, out_len=lengths)[0]
+    def __call__(self, encoder_output: Tensor, lengths: Tensor) -> tuple[Any, int]:
+        """NeMo's hypotheses, and of how many rows: graphs give as many as the largest batch so far had."""
+        return self._computer(x=encoder_output, out_len=lengths)[0], len(lengths)
 
     @staticmethod
-    def rows(hypotheses: Any) -> list[Row]:
+    def rows(output: tuple[Any, int]) -> list[Row]:
         """Tokens, frames and, for TDT, durations of each row."""
+        hypotheses, batch = output
         tables = hypotheses.transcript, hypotheses.timestamps, hypotheses.token_durations
         tokens, frames, durations = (None if table is None else table.cpu() for table in tables)
         return [
@@ -118,5 +120,5 @@ class NemoDecoder:
                 frames[row, :count].tolist(),
                 None if durations is None else durations[row, :count].tolist(),
             )
-            for row, count in enumerate(hypotheses.current_lengths.tolist())
+            for row, count in enumerate(hypotheses.current_lengths[:batch].tolist())
         ]

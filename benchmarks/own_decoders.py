@@ -29,9 +29,9 @@ def _rows(result: DecodeResult, has_durations: bool) -> list[Row]:
 class Engines:
     """Every engine on a device: on a GPU "auto", "resident" and "graph", on a CPU "cpu"; and "chunks".
 
-    Each call uses the next window that takes the batch; "auto" chooses its own. Chunks go from one engine to
-    the other. windows: utterances of each engine and window. limits: the rows of a batch that an engine has
-    taken at most, where that is less than it was asked for.
+    Each call uses the window that has had the fewest utterances; "auto" chooses its own. Chunks go from one
+    engine to the other. windows: utterances of each engine and window. limits: the most rows that a window
+    takes, where those are fewer than `make_ready` was given.
     """
 
     def __init__(
@@ -68,11 +68,15 @@ class Engines:
                 most = self._most_rows(decoder, encoder)
                 decoders[place] = decoder, most
                 if most < len(encoder):
-                    self.limits[f"{engine} {decoder.rules.window}"] = most
+                    self.limits[self._name(engine, decoder)] = most
+
+    @staticmethod
+    def _name(engine: str, decoder: GreedyDecoder) -> str:
+        return engine if engine == "auto" else f"{engine} {decoder.rules.window}"
 
     @staticmethod
     def _most_rows(decoder: GreedyDecoder, encoder: Tensor) -> int:
-        for rows in (len(encoder), *_FEWER_ROWS):
+        for rows in (len(encoder), *(rows for rows in _FEWER_ROWS if rows < len(encoder))):
             try:
                 decoder(encoder[:rows], torch.zeros(rows, dtype=torch.int64)).hypotheses()
             except ArgumentError:
@@ -81,16 +85,16 @@ class Engines:
         return 0
 
     def __call__(self, encoder: Tensor, lengths: Tensor, index: int) -> dict[str, list[Row]]:
-        """The rows of each engine, for batch number `index`."""
+        """The rows of each engine that takes the batch, number `index`."""
         chosen = {}
         for engine, decoders in self._decoders.items():
-            able = [decoder for decoder, most in decoders if most >= len(lengths)]
+            able = [
+                (self._name(engine, decoder), decoder) for decoder, most in decoders if most >= len(lengths)
+            ]
             if able:
-                chosen[engine] = able[index % len(able)]
+                name, chosen[engine] = min(able, key=lambda pair: self.windows[pair[0]])
+                self.windows[name] += len(lengths)
         results = {engine: decoder(encoder, lengths) for engine, decoder in chosen.items()}
-        for engine, decoder in chosen.items():
-            name = engine if engine == "auto" else f"{engine} {decoder.rules.window}"
-            self.windows[name] += len(lengths)
         found = {engine: _rows(result, self._has_durations) for engine, result in results.items()}
         found["chunks"] = self._in_chunks(list(chosen.values()), encoder, lengths, index)
         return found

@@ -85,14 +85,15 @@ class Tally:
         where: dict[str, Any],
         fault: Fault | None = None,
     ) -> None:
-        """Count the rows of a batch, as many as `theirs` has.
+        """Count the rows of a batch, as many as `theirs` has: not more than ours.
 
         left: `departures` of those of the two that are not float64 themselves. where: names the batch in an
         example.
         """
-        self.utterances += len(theirs)
-        self.labels += sum(len(row[0]) for row in ours[: len(theirs)])
-        for index, (mine, yours) in enumerate(zip(ours, theirs, strict=False)):
+        ours = ours[: len(theirs)]
+        self.utterances += len(ours)
+        self.labels += sum(len(row[0]) for row in ours)
+        for index, (mine, yours) in enumerate(zip(ours, theirs, strict=True)):
             if mine == yours:
                 self.identical += 1
                 continue

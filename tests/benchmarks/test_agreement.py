@@ -244,6 +244,20 @@ def test_nemo_decodes_the_same(compare):
     assert any("blank is the last" in word for words in others[0]["refused"].values() for word in words)
 
 
+@pytest.mark.gpu
+def test_every_engine_of_a_gpu_decodes_the_same(compare):
+    tallies, others = compare("--device", "cuda", "--peers", "cpu", "reference")
+    for model in ("rnnt", "tdt"):
+        for dtype in ("fp32", "bf16", "fp16"):
+            for engine in ("auto", "resident", "graph", "chunks"):
+                for other in ("float64", "cpu", "reference"):
+                    tally = tallies[model, dtype, engine, other]
+                    assert tally["labels"] > 100 and tally["beyond"] == 0
+                    assert dtype != "fp32" or tally["identical"] == tally["utterances"]
+    for other in others:
+        assert {name.split()[0] for name in other["windows"]} == {"auto", "resident", "graph"}
+
+
 def test_options_name_peers_and_their_time():
     options = agreement.arguments(["--device", "cpu", "--seconds", "7", "transformers=3"])
     assert options.seconds == {"reference": 7, "transformers": 3, "nemo-eager": 7}
