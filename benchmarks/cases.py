@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -63,21 +64,22 @@ def check_bursts(hypotheses: Sequence[Hypothesis], frames: int, max_symbols: int
             )
 
 
-Make = Callable[[Transducer, torch.device, torch.dtype], Any]
+class Make(Protocol):
+    """Makes a peer's decoder."""
 
-
-def _nemo(mode: str) -> Make:
-    return lambda transducer, device, dtype: NemoDecoder(transducer, device, dtype, MAX_SYMBOLS, mode)
-
-
-def _transformers(transducer: Transducer, device: torch.device, dtype: torch.dtype) -> TransformersDecoder:
-    return TransformersDecoder(transducer, device, dtype, MAX_SYMBOLS)
+    def __call__(
+        self,
+        transducer: Transducer,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_symbols: int = MAX_SYMBOLS,
+    ) -> Any: ...
 
 
 #: How each peer is made. The first is NeMo's fastest mode; the others are slow, and measured less often.
-PEERS: dict[str, Make] = {"nemo" if mode == "full" else f"nemo-{mode}": _nemo(mode) for mode in MODES} | {
-    "transformers": _transformers
-}
+PEERS: dict[str, Make] = {
+    "nemo" if mode == "full" else f"nemo-{mode}": partial(NemoDecoder, mode=mode) for mode in MODES
+} | {"transformers": TransformersDecoder}
 SLOW_PEERS = frozenset(PEERS) - {"nemo"}
 #: What a machine without a GPU can run.
 CPU_PEERS = ("nemo-eager", "transformers")

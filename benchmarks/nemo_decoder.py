@@ -49,6 +49,8 @@ class NemoDecoder:
         hidden = width // 2
         joint_width, encoder_width = transducer.encoder_weight.shape
         labels = transducer.vocab_size - 1
+        if transducer.blank_id != labels:
+            raise ValueError("NeMo's blank is the last token")
         predictor = RNNTDecoder(
             prednet={"pred_hidden": hidden, "pred_rnn_layers": layers, "dropout": 0.0},
             vocab_size=labels,
@@ -102,18 +104,21 @@ class NemoDecoder:
             self._computer.force_cuda_graphs_mode(MODES[mode])
 
     @torch.inference_mode()
-    def __call__(self, encoder_output: Tensor, lengths: Tensor) -> Any:
-        return self._computer(x=encoder_output, out_len=lengths)[0]
+    def __call__(self, encoder_output: Tensor, lengths: Tensor) -> tuple[Any, int]:
+        """NeMo's hypotheses, and of how many rows: graphs give as many as the largest batch so far had."""
+        return self._computer(x=encoder_output, out_len=lengths)[0], len(lengths)
 
     @staticmethod
-    def rows(hypotheses: Any) -> list[Row]:
+    def rows(output: tuple[Any, int]) -> list[Row]:
         """Tokens, frames and, for TDT, durations of each row."""
-        durations = hypotheses.token_durations
+        hypotheses, batch = output
+        tables = hypotheses.transcript, hypotheses.timestamps, hypotheses.token_durations
+        tokens, frames, durations = (None if table is None else table.cpu() for table in tables)
         return [
             (
-                hypotheses.transcript[row, :count].tolist(),
-                hypotheses.timestamps[row, :count].tolist(),
+                tokens[row, :count].tolist(),
+                frames[row, :count].tolist(),
                 None if durations is None else durations[row, :count].tolist(),
             )
-            for row, count in enumerate(hypotheses.current_lengths.tolist())
+            for row, count in enumerate(hypotheses.current_lengths[:batch].tolist())
         ]

@@ -12,10 +12,6 @@ from rnnt_fastdecode.reference.decode import Transducer
 
 from .report import Row
 
-# transformers looks for the best token among the durations, too, and fails where one of those is best. All
-# tokens are raised above them by this, which changes no comparison of two tokens or two durations.
-_TOKENS_ABOVE_DURATIONS = 32.0
-
 
 class _NoEncoder(nn.Module):
     """Stands where the encoder was: what `generate` gets is encoder output already."""
@@ -77,9 +73,6 @@ class TransformersDecoder:
         else:
             model = transformers.ParakeetForRNNT(transformers.ParakeetRNNTConfig(**settings))
         model.encoder = _NoEncoder()
-        joint_bias = transducer.bias.clone()
-        if durations:
-            joint_bias[: transducer.vocab_size] += _TOKENS_ABOVE_DURATIONS
         state = {
             "encoder_projector.weight": transducer.encoder_weight,
             "encoder_projector.bias": transducer.encoder_bias,
@@ -87,7 +80,7 @@ class TransformersDecoder:
             "decoder.decoder_projector.weight": projection,
             "decoder.decoder_projector.bias": projection_bias,
             "joint.head.weight": transducer.weight,
-            "joint.head.bias": joint_bias,
+            "joint.head.bias": transducer.bias,
         }
         for layer in range(layers):
             state[f"decoder.lstm.weight_ih_l{layer}"] = weight[layer, :, :hidden]
@@ -99,6 +92,9 @@ class TransformersDecoder:
         model.generation_config.bos_token_id = transducer.blank_id
         model.generation_config.pad_token_id = settings["pad_token_id"]
         model.generation_config.eos_token_id = None
+        # It looks for the best token among the durations, too, unless told not to, as converted models are.
+        beyond_tokens = range(transducer.vocab_size, transducer.vocab_size + len(durations))
+        model.generation_config.suppress_tokens = list(beyond_tokens) or None
 
         def project(input_features: Tensor, attention_mask: Tensor, **_: Any) -> Any:
             return ParakeetEncoderModelOutput(
@@ -123,15 +119,27 @@ class TransformersDecoder:
 
     def rows(self, output: _Output) -> list[Row]:
         """Tokens, frames and, for TDT, durations: steps without the blanks and what came after the end."""
-        before = output.durations.cumsum(dim=1) - output.durations
-        label = (output.sequences != self._blank_id) & (before < output.lengths.unsqueeze(1))
-        # The first step is the start of sequence.
-        label[:, 0] = False
+        before, label = self._steps(output)
+        sequences, durations = output.sequences.cpu(), output.durations.cpu()
+        label &= before < output.lengths.cpu().unsqueeze(1)
         return [
             (
-                output.sequences[row, kept].tolist(),
+                sequences[row, kept].tolist(),
                 before[row, kept].tolist(),
-                output.durations[row, kept].tolist() if self._has_durations else None,
+                durations[row, kept].tolist() if self._has_durations else None,
             )
             for row, kept in enumerate(label)
         ]
+
+    def rows_cut(self, output: _Output) -> int:
+        """How many rows have labels after their end, which `rows` leaves out: `generate` goes on for them."""
+        before, label = self._steps(output)
+        return int((label & (before >= output.lengths.cpu().unsqueeze(1))).any(1).sum())
+
+    def _steps(self, output: _Output) -> tuple[Tensor, Tensor]:
+        """The frame of every step, and which steps have a label, on the CPU."""
+        durations = output.durations.cpu()
+        label = output.sequences.cpu() != self._blank_id
+        # The first step is the start of sequence.
+        label[:, 0] = False
+        return durations.cumsum(dim=1) - durations, label

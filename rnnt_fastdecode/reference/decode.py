@@ -41,15 +41,15 @@ class Transducer:
         """V: the number of tokens, with blank."""
         return self.weight.shape[0] - len(self.durations)
 
-    def to(self, dtype: torch.dtype) -> Transducer:
-        """The same network with all weights converted."""
+    def to(self, target: torch.dtype | torch.device) -> Transducer:
+        """The same network with all weights converted, or moved."""
         return replace(
             self,
-            encoder_weight=self.encoder_weight.to(dtype),
-            encoder_bias=self.encoder_bias.to(dtype),
-            predictor_weights=[w.to(dtype) for w in self.predictor_weights],
-            weight=self.weight.to(dtype),
-            bias=self.bias.to(dtype),
+            encoder_weight=self.encoder_weight.to(target),
+            encoder_bias=self.encoder_bias.to(target),
+            predictor_weights=[w.to(target) for w in self.predictor_weights],
+            weight=self.weight.to(target),
+            bias=self.bias.to(target),
         )
 
 

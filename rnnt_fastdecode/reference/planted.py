@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ class Planted:
     transducer: Transducer
     codes: Tensor
 
+    def to(self, device: torch.device) -> Planted:
+        """The same network on a device, which then makes `encoder`'s random numbers: others than a CPU's."""
+        return Planted(self.transducer.to(device), self.codes.to(device))
+
     def encoder(
         self,
         batch: int,
@@ -43,17 +48,18 @@ class Planted:
         seed: int = 0,
     ) -> Tensor:
         """Encoder output [B,T,D]: a share `rate` of frames has a label, a share `chains` the chain flag."""
-        generator = torch.Generator().manual_seed(seed)
-        labels = torch.randint(0, self.transducer.vocab_size - 1, (batch, frames), generator=generator)
+        generator = torch.Generator(self.codes.device).manual_seed(seed)
+        random: dict[str, Any] = {"generator": generator, "device": self.codes.device}
+        labels = torch.randint(0, self.transducer.vocab_size - 1, (batch, frames), **random)
         labels += labels >= self.transducer.blank_id
-        kind = torch.rand(batch, frames, generator=generator)
-        wanted = torch.zeros(batch, frames, self.transducer.encoder_weight.shape[0])
+        kind = torch.rand(batch, frames, **random)
+        wanted = self.codes.new_zeros(batch, frames, self.transducer.encoder_weight.shape[0])
         plain = self.codes.shape[1]
         wanted[..., :plain] = self.codes[labels] * (kind < rate)[..., None]
         wanted[..., plain:] = 2.0 * ((kind >= rate) & (kind < rate + chains))[..., None]
         # The projection's rows are orthonormal, so its transpose undoes it.
         output = wanted @ self.transducer.encoder_weight
-        return output + noise * torch.randn(output.shape, generator=generator)
+        return output + noise * torch.randn(output.shape, **random)
 
 
 def _signs(rows: int, columns: int, generator: torch.Generator) -> Tensor:

@@ -146,6 +146,18 @@ class TestOnGpu:
             for ours, theirs in alike:
                 assert ours.log_probs == pytest.approx(theirs.log_probs, abs=0.02)
 
+    @pytest.mark.parametrize("engine", ["resident", "graph"])
+    @pytest.mark.parametrize("window", range(1, 17))
+    def test_every_window_decodes_what_the_cpu_decodes(self, plant, window, engine):
+        parts = plant(vocab_size=65, joint_width=96, durations=TDT)
+        network = parts[0]
+        lengths = torch.tensor([40, 0, 1, 23, 39, 40])
+        for rows in (6, 1):
+            encoder = network.encoder(rows, 40, chains=0.1, seed=window)
+            want = make(parts, torch.float32, TDT, device="cpu")(encoder, lengths[:rows])
+            decoder = make(parts, torch.float32, TDT, engine=engine, window=window)
+            assert lists(decoder(encoder.cuda(), lengths[:rows])) == lists(want)
+
     @pytest.mark.parametrize("dtype", HALVES)
     def test_chunks_may_change_engines_and_carry_the_state(self, plant, dtype):
         parts = plant(vocab_size=129, joint_width=64)

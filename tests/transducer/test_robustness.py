@@ -11,14 +11,28 @@ from rnnt_fastdecode import CaptureError, GreedyDecoder
 DURATIONS = (0, 1, 2, 3, 4)
 
 
+# A GPU chooses the resident kernel for these networks; what holds for it holds for the graph.
+@pytest.fixture(
+    params=["cpu", *(pytest.param(engine, marks=pytest.mark.gpu) for engine in ("auto", "graph"))]
+)
+def engine(request):
+    return request.param
+
+
 @pytest.fixture
-def parts(plant):
-    return plant(durations=DURATIONS)
+def device(engine):
+    return torch.device("cpu" if engine == "cpu" else "cuda")
+
+
+@pytest.fixture
+def parts(plant, engine):
+    return *plant(durations=DURATIONS), "graph" if engine == "graph" else None
 
 
 def make(parts, device):
-    network, predictor, joint = parts
-    return GreedyDecoder(predictor.to(device), joint.to(device), network.transducer.blank_id, DURATIONS)
+    network, predictor, joint, engine = parts
+    rules = network.transducer.blank_id, DURATIONS
+    return GreedyDecoder(predictor.to(device), joint.to(device), *rules, engine=engine)
 
 
 def batch(parts, device, rows, frames, seed=0):
@@ -147,9 +161,9 @@ def test_every_thread_gets_its_own_results(own_streams, device, parts, expected)
 
 @pytest.mark.gpu
 class TestOnGpu:
-    @pytest.fixture
-    def device(self):
-        return torch.device("cuda")
+    @pytest.fixture(params=["auto", "graph"])
+    def engine(self, request):
+        return request.param
 
     def test_replays_survive_an_emptied_cache_and_foreign_writes(self, device, parts, expected, same):
         decoder = make(parts, device)
