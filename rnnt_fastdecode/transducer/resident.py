@@ -24,7 +24,7 @@ def best_window(batch: int, dtype: torch.dtype) -> int:
     """Frames to judge at once, as measured: many while tiles have room, few where float32 products bind."""
     if dtype == torch.float32:
         return 8 if batch <= 8 else 6 if batch <= 16 else 3
-    return 8 if batch < 8 else 6
+    return 8 if batch <= 16 else 6
 
 
 def gate_table(predictor: PredictorWeights) -> Tensor:

@@ -110,15 +110,20 @@ struct JointStage {
       const bool wanted = live && ((depth + k * kDepths) * 4 + c.t) * kLaneElements < joint.width;
       pred[k] = wanted ? empty_message() : uint4{0, 0, 0, 0};
     }
-    unsigned missing;
     int polls = 0;
+    // The first alone until it is there, as in operands.cuh.
+    do {
+      if (polls++ == kPatience) __trap();
+      read_if_empty(pred[0], messages);
+    } while (__any_sync(kFullMask, pred[0].x == kEmpty));
+    unsigned missing;
     do {
       if (polls++ == kPatience) __trap();
 #pragma unroll
-      for (int k = 0; k < kChunks; ++k) read_if_empty(pred[k], messages + k * stride);
+      for (int k = 1; k < kChunks; ++k) read_if_empty(pred[k], messages + k * stride);
       missing = 0;
 #pragma unroll
-      for (int k = 0; k < kChunks; ++k) missing |= pred[k].x == kEmpty;
+      for (int k = 1; k < kChunks; ++k) missing |= pred[k].x == kEmpty;
     } while (__any_sync(kFullMask, missing != 0));
   }
 

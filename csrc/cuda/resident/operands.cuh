@@ -89,11 +89,17 @@ struct Operand {
     return __any_sync(kFullMask, missing != 0);
   }
 
-  // Whoever has time asks seldom: others wait for the same messages.
+  // Where there are many, the first alone is asked for until it is there: others wait for messages too, and
+  // all that ask are served in turn. Whoever has time asks seldom.
   template <bool kHasTime = false>
   __device__ __forceinline__ void await() {
-    for (int polls = 0; is_missing(); ++polls) {
-      if (polls == kPatience) __trap();
+    int polls = 0;
+    while (Tiles > 1 && __any_sync(kFullMask, x[0][0].x == kEmpty)) {
+      if (polls++ == kPatience) __trap();
+      read_if_empty(x[0][0], place);
+    }
+    while (is_missing()) {
+      if (polls++ == kPatience) __trap();
       if (kHasTime) __nanosleep(200);
       read_again();
     }

@@ -44,7 +44,8 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
   out.deciders = 2 * free_blocks >= rows ? free_blocks : out.blocks;
 
   out.group_rows = 1;
-  while (out.group_rows < 8 && out.group_rows * 4 <= rows) {
+  // Four groups at most, or two that leave every block one tile of columns.
+  while (out.group_rows < (rows <= 16 ? 4 : 8) && out.group_rows * 4 <= rows) {
     out.group_rows *= 2;
     ++out.group_shift;
   }
