@@ -57,8 +57,8 @@ struct Decider {
             part[f][i] = read_message(c.partial(row, frames[f], column));
           }
           if (durations) {
-            duration[f] = read_message(
-                c.duration_partial(row, frames[f], min(c.lane, plan.duration_blocks - 1)));
+            duration[f] =
+                read_message(c.duration_partial(row, frames[f], min(c.lane, plan.duration_blocks - 1)));
           }
         }
 #pragma unroll

@@ -1,8 +1,10 @@
 // The resident decoder in 16-bit types. A round, as every block sees it:
 //
 //   main crew                                             side crew
-//   judge     joint of the rows' next W frames and        decide    blocks without units: merge a row's partial
-//             the block's columns -> partial results                results, walk to its first label -> decision
+//   judge     joint of the rows' next W frames and        decide    blocks without units: merge a row's
+//   partial
+//             the block's columns -> partial results                results, walk to its first label ->
+//             decision
 //                                                          empty     old messages; then tell the progress
 //   gather    the decisions of all rows
 //   step      blocks with units: the prediction           stage     the frames of the next round
@@ -111,8 +113,7 @@ __global__ void __launch_bounds__(kCrewThreads, 1) crew_kernel(const __grid_cons
   __shared__ FrameResult results[kResidentWindow];
   static_assert(sizeof(numbers) + sizeof(results) <= kResidentStaticBytes);
 
-  const Context context{p, p.plan, shared, Rows::in(numbers, kResidentRows),
-                        static_cast<int>(threadIdx.x)};
+  const Context context{p, p.plan, shared, Rows::in(numbers, kResidentRows), static_cast<int>(threadIdx.x)};
   load_rows(context);
   __syncthreads();
   const bool live = __any_sync(kFullMask, context.lane < context.batch && !context.rows.done[context.lane]);

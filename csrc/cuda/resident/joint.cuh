@@ -185,7 +185,8 @@ struct JointStage {
       WeightFragment weights[Columns];
 #pragma unroll
       for (int m = 0; m < Columns; ++m) {
-        weights[m] = kept_weights(c, plan.joint_weights, min(tile + m, plan.column_tiles - 1) * chunks + chunk);
+        weights[m] =
+            kept_weights(c, plan.joint_weights, min(tile + m, plan.column_tiles - 1) * chunks + chunk);
       }
       uint4 x[kTiles];
 #pragma unroll

@@ -22,9 +22,11 @@ template <typename T>
 cudaError_t launch_resident(const ResidentProblem& problem, cudaStream_t stream) {
   const auto run = [&](auto kernel) { return launch(kernel, kCrewThreads, problem, stream); };
   switch (problem.plan.variant) {
-    case HalfVariant::kNarrow:
+    case HalfVariant::kOneTile:
       return run(crew_kernel<HalfStages<T, 1, 1, 1>>);
-    case HalfVariant::kMedium:
+    case HalfVariant::kTwoTiles:
+      return run(crew_kernel<HalfStages<T, 1, 2, 1>>);
+    case HalfVariant::kFourTiles:
       return run(crew_kernel<HalfStages<T, 1, 4, 1>>);
     default:
       return run(crew_kernel<HalfStages<T, 4, 6, 2>>);

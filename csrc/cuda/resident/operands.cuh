@@ -61,8 +61,7 @@ struct Operand {
     for (int i = 0; i < Chunks; ++i) {
 #pragma unroll
       for (int n = 0; n < Tiles; ++n) {
-        const bool wanted =
-            (active >> (8 * n + c.g) & 1) != 0 && (first + i * step) * 4 + c.t < eighths;
+        const bool wanted = (active >> (8 * n + c.g) & 1) != 0 && (first + i * step) * 4 + c.t < eighths;
         x[i][n] = wanted ? empty_message() : uint4{0, 0, 0, 0};
       }
     }

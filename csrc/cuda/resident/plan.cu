@@ -16,7 +16,8 @@ constexpr int kSumBytes = 512;  // 16 bytes of every lane
 
 HalfVariant choose_variant(int rows, int frame_tiles, int column_tiles) {
   if (rows > 8 || frame_tiles > 4 || column_tiles > 1) return HalfVariant::kWide;
-  return frame_tiles == 1 ? HalfVariant::kNarrow : HalfVariant::kMedium;
+  if (frame_tiles > 2) return HalfVariant::kFourTiles;
+  return frame_tiles == 2 ? HalfVariant::kTwoTiles : HalfVariant::kOneTile;
 }
 
 // Of the parts of sums that warps leave to each other: those of the predictor, for each tile of 8 rows two

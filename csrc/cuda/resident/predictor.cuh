@@ -1,8 +1,8 @@
 // The prediction network of the resident decoder, as the main crew works it out. A thread owns one unit (8 in
 // a block) of one row, whose cells stay in its registers. Layer 0 needs no product once the label is known:
-// its input gates are a table, its recurrent half was computed after the step before (ahead.cuh). Later layers
-// and the projection, which other blocks work out where there are enough, wait for the values of the stage
-// before, in messages of 8 units.
+// its input gates are a table, its recurrent half was computed after the step before (ahead.cuh). Later
+// layers and the projection, which other blocks work out where there are enough, wait for the values of the
+// stage before, in messages of 8 units.
 #pragma once
 
 #include "crew.cuh"
@@ -111,7 +111,8 @@ struct Predictor {
     meet_main();
     if (c.warp < 2 * RowTiles) {
 #pragma unroll
-      for (int w = 0; w < kWarps - 1; ++w) total = add(total, all[(c.warp * (kWarps - 1) + w) * kWarp + c.lane]);
+      for (int w = 0; w < kWarps - 1; ++w)
+        total = add(total, all[(c.warp * (kWarps - 1) + w) * kWarp + c.lane]);
     }
     return total;
   }

@@ -69,15 +69,15 @@ struct FloatPlan {
 
 constexpr int float_pass_rows(int product_rows) { return product_rows < 8 ? product_rows : 16; }
 
-// Of the kernel in 16-bit types: up to 8 rows with one tile of (row, frame) pairs and one of columns at a
-// time, up to 8 rows with 4 tiles of pairs, the rest.
-enum class HalfVariant { kNarrow, kMedium, kWide };
+// Of the kernel in 16-bit types: up to 8 rows, one tile of columns and 1, 2 or 4 tiles of (row, frame) pairs;
+// or anything that fits.
+enum class HalfVariant { kOneTile, kTwoTiles, kFourTiles, kWide };
 
 // Who does what. Blocks 0 .. unit_blocks - 1 own 8 units of every layer, output_blocks blocks from
-// first_output_block on own 16 outputs of the projection. In the joint, block = slot * column_blocks + column: it owns `column_tiles` tiles of 16
-// columns, for the groups of `group_rows` batch rows slot, slot + slots, ... The last `deciders` blocks walk
-// the rows. In fp32 a block has other numbers of units, outputs and columns, and groups are groups of live
-// rows.
+// first_output_block on own 16 outputs of the projection. In the joint, block = slot * column_blocks +
+// column: it owns `column_tiles` tiles of 16 columns, for the groups of `group_rows` batch rows slot, slot +
+// slots, ... The last `deciders` blocks walk the rows. In fp32 a block has other numbers of units, outputs
+// and columns, and groups are groups of live rows.
 struct ResidentPlan {
   HalfVariant variant;
   int blocks;
