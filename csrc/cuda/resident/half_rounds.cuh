@@ -1,14 +1,14 @@
-// The resident decoder in 16-bit types. A round, as every block sees it:
+// The resident decoder in 16-bit types. A round, as the two crews of every block see it:
 //
-//   main crew                                             side crew
-//   judge     joint of the rows' next W frames and        decide    blocks without units: merge a row's
-//   partial
-//             the block's columns -> partial results                results, walk to its first label ->
-//             decision
-//                                                          empty     old messages; then tell the progress
-//   gather    the decisions of all rows
-//   step      blocks with units: the prediction           stage     the frames of the next round
-//             network -> projected outputs                renew     recurrent halves for the next step
+//   main crew
+//     judge     joint of the rows' next W frames and the block's columns -> partial results
+//     gather    the decisions of all rows
+//     step      blocks with units, blocks with outputs: the prediction network -> projected outputs
+//   side crew
+//     decide    blocks without units: merge a row's partial results, walk to its first label -> decision
+//     empty     old messages; then tell the block's progress
+//     stage     the frames of the next round
+//     renew     blocks with units: recurrent halves for the next step
 //
 // The stages wait for messages (exchange.cuh), never for a barrier of the grid. Hidden values have four
 // generations, round % 4, outputs too, by the number of labels of their row. A block publishes its progress r
