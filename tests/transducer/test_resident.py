@@ -1,41 +1,13 @@
-"""The resident kernel, greedy_rounds_ with rounds = -1 on a GPU, decodes what the CPU decodes."""
+"""The resident kernel, greedy_rounds_ with rounds = -1 on a GPU, decodes in fp32 what the CPU decodes."""
 
 import pytest
 import torch
-from op_cases import POISON, Loop, integers, normal, random_transducer, rows_off_the_float64_path
+from op_cases import POISON, Loop, integers, normal, random_transducer
+from resident_cases import TDT, ragged, run_resident
 
-from rnnt_fastdecode import ops
 from rnnt_fastdecode.reference.planted import plant
 
 pytestmark = pytest.mark.gpu
-
-TDT = (0, 1, 2, 3, 4)
-
-
-def resident_workspace(loop):
-    """Layer 0's input gates for every label, and scratch memory full of NaN."""
-    table = torch.empty(0, loop.weights[0].shape[-1], 4, device="cuda")
-    if loop.network.predictor_kind == "lstm":
-        embedding, weight, bias = (w.double() for w in loop.weights[:3])
-        width = embedding.shape[1]
-        gates = embedding @ weight[0, :, :width].T + bias[0]
-        table = gates.float().view(-1, 4, width).transpose(1, 2).contiguous()
-    size = torch.ops.rnnt_fastdecode.greedy_resident_bytes(
-        loop.network.weight,
-        loop.network.predictor_kind,
-        loop.weights,
-        loop.encoder.shape[0],
-        len(loop.network.durations),
-        loop.window,
-    )
-    assert size > 0, "the resident kernel must take these shapes"
-    return [table, torch.full((size,), 255, dtype=torch.uint8, device="cuda")]
-
-
-def run_resident(loop):
-    ops.greedy_rounds_(*loop.arguments(-1)[:-1], resident_workspace(loop))
-    assert int(loop.active) == 0
-    return loop
 
 
 def both(transducer, encoder, lengths, **options):
@@ -53,16 +25,6 @@ def check(on_gpu, on_cpu):
     states = on_gpu.state[:2], on_cpu.state[:2]
     for ours, theirs in zip(*states, strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-4, atol=1e-4)
-
-
-def ragged(planted, batch, frames, seed):
-    """Encoder output whose rows are NaN from their lengths on; the first row is full, the second empty."""
-    encoder = planted.encoder(batch, frames, seed=seed)
-    lengths = integers(0, frames + 1, (batch,), seed)
-    lengths[:2] = torch.tensor([frames, 0])[:batch]
-    for row in range(batch):
-        encoder[row, lengths[row] :] = float("nan")
-    return encoder, lengths
 
 
 @pytest.mark.parametrize(("hidden", "vocab"), [(64, 33), (200, 77), (640, 1025)])
@@ -189,29 +151,3 @@ def test_many_runs_give_the_same_bits():
         again = run_resident(Loop(planted.transducer, encoder, lengths, capacity=240, device="cuda"))
         assert torch.equal(again.tokens, first.tokens) and torch.equal(again.counts, first.counts)
         assert torch.equal(again.output, first.output) and torch.equal(again.state[1], first.state[1])
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("kind", "durations"), [("lstm", ()), ("lstm", TDT), ("stateless_relu", TDT)])
-@pytest.mark.parametrize("batch", [2, 16, 40])
-def test_half_types_follow_the_float64_reference_up_to_near_ties(batch, kind, durations, dtype, capsys):
-    planted = plant(joint_width=64, durations=durations, predictor_kind=kind, seed=16)
-    encoder = planted.encoder(batch, 40, seed=17)
-    lengths = integers(0, 41, (batch,), 18)
-    loop = run_resident(Loop(planted.transducer, encoder, lengths, capacity=400, dtype=dtype, device="cuda"))
-    near_ties = rows_off_the_float64_path(loop, planted.transducer)
-    if near_ties:
-        with capsys.disabled():
-            print(f"\n{dtype}, {kind}: {near_ties} of {batch} rows leave the float64 path at a near tie")
-    assert near_ties <= 1 + batch // 4
-
-
-@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
-def test_half_types_know_every_activation(activation):
-    transducer = random_transducer(
-        vocab=40, joint_width=32, hidden=24, activation=activation, durations=(0, 1, 2), seed=3
-    )
-    encoder, lengths = normal(9, 12, 32, seed=4), integers(0, 13, (9,), 4)
-    loop = Loop(transducer, encoder, lengths, capacity=120, dtype=torch.bfloat16, device="cuda")
-    assert rows_off_the_float64_path(run_resident(loop), transducer) <= 9
-    assert int(loop.counts.sum()) > 0
