@@ -18,8 +18,12 @@ struct Ahead {
   const ResidentPlan& plan = c.plan;
   const int warp = c.warp - kWarps;
   const int chunks = (p.width + kChunk - 1) / kChunk;
+  int turn = 0;
 
-  __device__ float4* sums() const { return reinterpret_cast<float4*>(c.shared + plan.side_sums); }
+  // In turn: what was added up last may still be read.
+  __device__ float4* sums() const {
+    return reinterpret_cast<float4*>(c.shared + plan.side_sums) + turn * 2 * (kSideWarps - 1) * kWarp;
+  }
 
   __device__ __forceinline__ void multiply(int layer, const Values& values, float (&products)[2][4]) const {
 #pragma unroll
@@ -37,7 +41,7 @@ struct Ahead {
 
   // For the rows of the tile that are in `active`: warps 0 and 1 add up what all have.
   __device__ __forceinline__ void add_up(int layer, int tile, unsigned active,
-                                         const float (&products)[2][4]) const {
+                                         const float (&products)[2][4]) {
     float4 total{0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
     for (int parity = 0; parity < 2; ++parity) {
@@ -57,11 +61,11 @@ struct Ahead {
       }
       c.recurrent_sums(layer)[(2 * tile + warp) * kWarp + c.lane] = total;
     }
-    meet_side();
+    turn ^= 1;
   }
 
   // From the state that the launch begins with.
-  __device__ void load(int layer) const {
+  __device__ void load(int layer) {
     if (!c.has_units || layer >= p.layers) return;
 #pragma unroll 1
     for (int tile = 0; tile < c.row_tiles(); ++tile) {
@@ -80,7 +84,7 @@ struct Ahead {
   }
 
   // After the step of `round`.
-  __device__ __forceinline__ void renew(int layer, int round) const {
+  __device__ __forceinline__ void renew(int layer, int round) {
     if (!c.has_units || layer >= p.layers) return;
     const unsigned labelled = c.labelled_rows(round);
     const uint4* messages = c.hidden_messages(layer, round);

@@ -68,7 +68,7 @@ __device__ __forceinline__ void work_main(const Context& c, bool live) {
 
 template <typename Stages>
 __device__ __forceinline__ void prepare_aside(const Context& c) {
-  const typename Stages::Ahead ahead{c};
+  typename Stages::Ahead ahead{c};
   typename Stages::Loader{c}.clear();
   for (int row = c.thread - kThreads; row < c.batch; row += kSideThreads) ahead.prepare(row);
   empty_untagged(c, c.thread - kThreads, kSideThreads);
@@ -86,7 +86,7 @@ __device__ __forceinline__ void work_aside(const Context& context, FrameResult* 
   typename Stages::Loader{context}.finish();
   for (int round = 0; live; ++round) {
     const Context c = context.anew();
-    const typename Stages::Ahead ahead{c};
+    typename Stages::Ahead ahead{c};
     const typename Stages::Loader loader{c};
     const Decider<SideCrew> decider{.c = c, .results = results};
     loader.stage_others(staged_end);

@@ -68,7 +68,7 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
   const bool apart = out.unit_blocks <= out.first_output_block && shape.layers > 0;
   out.projection_weights = apart ? out.recurrent_weights : place(chunks * 2 * kFragmentBytes);
   out.recurrent_sums = place(shape.layers * divide_up(rows, 8) * 2 * kSumBytes);
-  out.side_sums = place(2 * (kSideWarps - 1) * kSumBytes);
+  out.side_sums = place(2 * 2 * (kSideWarps - 1) * kSumBytes);
   out.encoder_frames = place(out.frame_tiles * joint_chunks * kFragmentBytes);
   out.joint_weights = place(0);
 
