@@ -21,7 +21,7 @@ MOST_ROWS = {torch.float32: 256, torch.bfloat16: 192, torch.float16: 192}
 
 
 def best_window(batch: int, dtype: torch.dtype) -> int:
-    """Frames to judge at once, as measured: many while tiles have room, few where float32 products bind."""
+    """Frames to judge at once at most, as measured: many while tiles have room, few where products bind."""
     if dtype == torch.float32:
         return 8 if batch <= 8 else 6 if batch <= 16 else 3
     return 8 if batch <= 16 else 6
@@ -54,7 +54,7 @@ class ResidentRunner:
     * B * C bytes for the labels as they come, as many for the packed ones, and scratch: about 3 MB, in fp32
     6 MB.
 
-    window: frames judged at once; None chooses for every batch.
+    window: frames judged at once; None chooses for every batch: as many as are fast and find room.
     """
 
     path = "cuda resident"
@@ -65,25 +65,26 @@ class ResidentRunner:
         self._predictor, self._joint, self._rules = predictor, joint, rules
         self._device, self._dtype = joint.weight.device, joint.weight.dtype
         self._window = window
-        self._scratch_bytes: dict[int, int] = {}
+        self._windows: dict[int, int] = {}
         self._network: tuple[Any, ...] = ()
 
     def window(self, batch: int) -> int:
-        return best_window(batch, self._dtype) if self._window is None else self._window
+        """Frames judged at once in a batch of this size; 0 where the kernel cannot decode it."""
+        if batch not in self._windows:
+            most = best_window(batch, self._dtype)
+            wanted = range(most, 0, -1) if self._window is None else (self._window,)
+            self._windows[batch] = next((w for w in wanted if self._scratch_bytes(batch, w) > 0), 0)
+        return self._windows[batch]
 
     def fits(self, batch: int) -> bool:
         """Whether the kernel can decode a batch of this size."""
-        if batch not in self._scratch_bytes:
-            predictor = self._predictor
-            self._scratch_bytes[batch] = ops.greedy_resident_bytes(
-                self._joint.weight,
-                predictor.kind,
-                predictor.weights,
-                batch,
-                len(self._rules.durations),
-                self.window(batch),
-            )
-        return self._scratch_bytes[batch] > 0
+        return self.window(batch) > 0
+
+    def _scratch_bytes(self, batch: int, window: int) -> int:
+        predictor, durations = self._predictor, self._rules.durations
+        return ops.greedy_resident_bytes(
+            self._joint.weight, predictor.kind, predictor.weights, batch, len(durations), window
+        )
 
     def prepare(self) -> None:
         """Make ready what every call reads, and wait for it: calls may come on any stream."""
@@ -130,5 +131,5 @@ class ResidentRunner:
         """An op cannot raise torch.OutOfMemoryError: ask for all of a call's memory in a way that can."""
         projected = batch * frames * self._joint.weight.shape[1] * self._dtype.itemsize
         labels = 32 * batch * frames * self._rules.max_symbols
-        needed = projected + labels + self._scratch_bytes[batch]
+        needed = projected + labels + self._scratch_bytes(batch, self.window(batch))
         torch.empty(needed, dtype=torch.uint8, device=self._device)
