@@ -100,7 +100,9 @@ def cuda_architectures(nvcc: Nvcc) -> list[str]:
         if not name:
             raise BuildError(f"TORCH_CUDA_ARCH_LIST must list targets such as 9.0 or 12.0+PTX, got {item!r}.")
         if name[1] + name[2] in known:
-            targets.append(f"{name[1]}{name[2]}{name[3]}{name[4] or ''}")
+            # Hopper's own instructions; its code runs on no other kind of device, with or without them.
+            letter = "a" if name[1] + name[2] == "90" and not name[4] else name[3]
+            targets.append(f"{name[1]}{name[2]}{letter}{name[4] or ''}")
     if not targets:
         raise BuildError(f"None of the targets {wished!r} is known to nvcc {nvcc.version}.")
     return targets

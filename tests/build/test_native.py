@@ -39,11 +39,17 @@ def pretend_torch(folder, version):
 
 def test_default_targets_are_limited_to_what_nvcc_knows(native, nvcc, monkeypatch):
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    assert native.cuda_architectures(nvcc) == ["80", "89", "90"]
+    assert native.cuda_architectures(nvcc) == ["80", "89", "90a"]
 
 
 @pytest.mark.parametrize(
-    ("wish", "targets"), [("9.0", ["90"]), ("8.0;9.0a+PTX", ["80", "90a+PTX"]), ("8.0 8.9", ["80", "89"])]
+    ("wish", "targets"),
+    [
+        ("9.0", ["90a"]),
+        ("9.0+PTX", ["90+PTX"]),
+        ("8.0;9.0a+PTX", ["80", "90a+PTX"]),
+        ("8.0 8.9", ["80", "89"]),
+    ],
 )
 def test_targets_can_be_chosen(native, nvcc, monkeypatch, wish, targets):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", wish)
