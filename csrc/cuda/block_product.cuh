@@ -1,0 +1,143 @@
+// Operand rows times weight rows for many rows of 16-bit elements, by a whole block: both come through a ring
+// of stages in shared memory, so that every element is read from the L2 cache once for a tile of
+// 8 * kTiles * kRowGroups operand rows x 32 * (8 / kRowGroups) weight rows. A stage holds eight vectors of each
+// row. Each warp multiplies 8 * kTiles operand rows with 32 weight rows; where a lane's sums belong is told in
+// warp_product.cuh.
+//
+// In a stage the two halves of every second row change places: the eight lanes that read at a time, from two
+// neighbouring rows, find different banks.
+#pragma once
+
+#include "warp_product.cuh"
+
+namespace rnnt_fastdecode::cuda::product {
+
+// The weight rows of a thread: one of each 32 of the block.
+struct WeightRows {
+  const uint4* first;
+  int64_t step;  // vectors from one to the next
+  int count;     // those after it count as zeros
+};
+
+template <typename T, int kTiles, int kRowGroups>
+class BlockProduct {
+ public:
+  static constexpr int kColumnGroups = kWarps / kRowGroups;
+  static constexpr int kRows = kTiles * kOctet * kRowGroups;
+  static constexpr int kColumns = kColumnGroups * kWarpColumns;
+  static constexpr int kSumTiles = kTiles;
+  static constexpr int kVectors = 2 * kChunkVectors;  // of a row in a stage
+  static constexpr int kStride = kVectors * kVectorBytes;
+  static constexpr int kStages = 4;
+  static constexpr int kStageBytes = (kRows + kColumns) * kStride;
+  static constexpr int kBytes = kStages * kStageBytes;
+  // A thread copies vector `threadIdx.x % kVectors` of every kStrip-th row.
+  static constexpr int kStrip = kThreads / kVectors;
+  static constexpr int kOwnRows = kRows / kStrip;
+  static_assert(kRows % kStrip == 0 && kStrip == kWarpColumns);
+
+  __device__ static int own_vector() { return threadIdx.x % kVectors; }
+  // The first of the thread's rows.
+  __device__ static int own_row() { return threadIdx.x / kVectors; }
+  __device__ static int row_group() { return threadIdx.x / kWarp % kRowGroups; }
+  __device__ static int column_group() { return threadIdx.x / kWarp / kRowGroups; }
+
+  // operands: the thread's operand rows, null for none. vectors: of a row.
+  __device__ BlockProduct(unsigned char* ring, const uint4* const (&operands)[kOwnRows],
+                          const WeightRows& weights, int vectors)
+      : ring_(ring), weights_(weights), vectors_(vectors) {
+#pragma unroll
+    for (int i = 0; i < kOwnRows; ++i) {
+      operands_[i] = operands[i];
+    }
+#pragma unroll
+    for (int step = 0; step < kStages - 1; ++step) {
+      copy(step);
+    }
+  }
+
+  // Adds the product of the first `count` rows to the sums. prepare(step, values) may change the thread's own
+  // operand vectors of a step, which are uint4 values(i), before anyone reads them.
+  template <typename Prepare>
+  __device__ void multiply(float (&sums)[kTiles][kSums], int count, Prepare prepare) {
+    const int steps = ceil_div(vectors_, kVectors);
+    const bool is_busy = row_group() * kTiles * kOctet < count;
+    const auto prepare_step = [&](int step) {
+      ptx::wait_for_copies<kStages - 2>();
+      if (step < steps) {
+        unsigned char* own = place(step) + own_offset();
+        prepare(step, [&](int i) -> uint4& { return *reinterpret_cast<uint4*>(own + i * kStrip * kStride); });
+      }
+    };
+    prepare_step(0);
+    for (int step = 0; step < steps; ++step) {
+      // Every warp has left the step before, whose place is filled anew.
+      __syncthreads();
+      copy(step + kStages - 1);
+      prepare_step(step + 1);
+      if (is_busy) {
+        multiply_step(sums, place(step));
+      }
+    }
+    // The ring is free for other use.
+    __syncthreads();
+  }
+
+ private:
+  __device__ unsigned char* place(int step) const { return ring_ + step % kStages * kStageBytes; }
+
+  // Of chunk `chunk` of a row whose number in its octet is `row`.
+  __device__ static int chunk_offset(int row, int chunk) {
+    return row * kStride + (chunk ^ (row & 1)) * kChunkBytes;
+  }
+
+  __device__ static int own_offset() {
+    return chunk_offset(own_row(), own_vector() / kChunkVectors) + own_vector() % kChunkVectors * kVectorBytes;
+  }
+
+  __device__ void copy(int step) {
+    const int v = step * kVectors + own_vector();
+    if (step * kVectors < vectors_) {
+      const bool is_inside = v < vectors_;
+      unsigned char* own = place(step) + own_offset();
+#pragma unroll
+      for (int i = 0; i < kOwnRows; ++i) {
+        const bool wanted = is_inside && operands_[i] != nullptr;
+        ptx::copy_async(own + i * kStrip * kStride, wanted ? operands_[i] + v : weights_.first, wanted);
+      }
+      own += kRows * kStride;
+#pragma unroll
+      for (int i = 0; i < kColumnGroups; ++i) {
+        const bool wanted = is_inside && i < weights_.count;
+        ptx::copy_async(own + i * kStrip * kStride, weights_.first + (wanted ? i * weights_.step + v : 0),
+                        wanted);
+      }
+    }
+    ptx::commit_copies();
+  }
+
+  __device__ void multiply_step(float (&sums)[kTiles][kSums], const unsigned char* stage) const {
+    const int lane = threadIdx.x % kWarp;
+    TensorProduct<T, kTiles> product(sums);
+#pragma unroll
+    for (int chunk = 0; chunk < kVectors / kChunkVectors; ++chunk) {
+      const unsigned char* lanes =
+          stage + chunk_offset(lane / kChunkVectors, chunk) + lane % kChunkVectors * kVectorBytes;
+      const unsigned char* weights = lanes + (kRows + column_group() * kWarpColumns) * kStride;
+      uint4 left[kOctets];
+#pragma unroll
+      for (int octet = 0; octet < kOctets; ++octet) {
+        left[octet] = *reinterpret_cast<const uint4*>(weights + octet * kOctet * kStride);
+      }
+      product.load(left);
+      product.multiply(lanes + row_group() * kTiles * kOctet * kStride, kStride);
+    }
+  }
+
+  unsigned char* ring_;
+  const uint4* operands_[kOwnRows];
+  WeightRows weights_;
+  int vectors_;
+};
+
+}  // namespace rnnt_fastdecode::cuda::product
