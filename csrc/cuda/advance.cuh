@@ -10,7 +10,9 @@
 
 #include <algorithm>
 
+#include "dependent_launch.cuh"
 #include "greedy_rounds.cuh"
+#include "ptx.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
@@ -26,6 +28,8 @@ struct NoStep {
 template <typename Step>
 __global__ void __launch_bounds__(kAdvanceThreads) advance_kernel(GreedyProblem p, Step step) {
   __shared__ JointPartial merged[kAdvanceWarps];
+  ptx::wait_for_kernel_before();
+  ptx::let_next_kernel_start();
   const int row = blockIdx.x;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
@@ -89,8 +93,7 @@ template <typename Step>
 cudaError_t launch_advance(const GreedyProblem& problem, const Step& step, cudaStream_t stream) {
   // No more warps than frames.
   const int warps = std::max(std::min(problem.joint.window, kAdvanceWarps), Step::kWarps);
-  advance_kernel<<<problem.joint.batch, warps * 32, 0, stream>>>(problem, step);
-  return cudaGetLastError();
+  return launch_dependent(advance_kernel<Step>, problem.joint.batch, warps * 32, 0, stream, problem, step);
 }
 
 }  // namespace rnnt_fastdecode::cuda

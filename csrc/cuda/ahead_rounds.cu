@@ -6,6 +6,7 @@
 
 #include "advance.cuh"
 #include "ahead_rounds.cuh"
+#include "dependent_launch.cuh"
 #include "joint_blocks.cuh"
 #include "shared_memory.cuh"
 
@@ -20,11 +21,11 @@ __global__ void __launch_bounds__(kThreads, 2 * Product::kBytes <= 224 * 1024 ? 
                            AheadProblem ahead, int batch_tiles, LoopSignal signal) {
   extern __shared__ __align__(128) unsigned char shared[];
   int block = blockIdx.x;
-  if (block == 0 && threadIdx.x == 0) {
-    signal.clear();
-  }
   if (block < joint_tiles * splits) {
     JointBlock<T, Product>::run(joint, shared, block / splits, block % splits, partials, splits);
+    if (block == 0 && threadIdx.x == 0) {
+      signal.clear();
+    }
     return;
   }
   block -= joint_tiles * splits;
@@ -53,8 +54,7 @@ cudaError_t launch(Kernel kernel, dim3 grid, int bytes, cudaStream_t stream, Arg
   if (error != cudaSuccess) {
     return error;
   }
-  kernel<<<grid, kThreads, bytes, stream>>>(args...);
-  return cudaGetLastError();
+  return launch_dependent(kernel, grid, kThreads, bytes, stream, args...);
 }
 
 constexpr int kJointColumns = 128;

@@ -42,24 +42,26 @@ class BlockProduct {
   __device__ static int row_group() { return threadIdx.x / kWarp % kRowGroups; }
   __device__ static int column_group() { return threadIdx.x / kWarp / kRowGroups; }
 
-  // operands: the thread's operand rows, null for none. vectors: of a row.
-  __device__ BlockProduct(unsigned char* ring, const uint4* const (&operands)[kOwnRows],
-                          const WeightRows& weights, int vectors)
+  // Begins to copy the weights. vectors: of a row.
+  __device__ BlockProduct(unsigned char* ring, const WeightRows& weights, int vectors)
       : ring_(ring), weights_(weights), vectors_(vectors) {
 #pragma unroll
-    for (int i = 0; i < kOwnRows; ++i) {
-      operands_[i] = operands[i];
-    }
-#pragma unroll
     for (int step = 0; step < kStages - 1; ++step) {
-      copy(step);
+      copy_weights(step);
     }
   }
 
-  // Adds the product of the first `count` rows to the sums. prepare(step, values) may change the thread's own
-  // operand vectors of a step, which are uint4 values(i), before anyone reads them.
+  // Adds the product of the first `count` rows to the sums. operands: the thread's operand rows, null for
+  // none. prepare(step, values) may change the thread's own operand vectors of a step, which are uint4
+  // values(i), before anyone reads them.
   template <typename Prepare>
-  __device__ void multiply(float (&sums)[kTiles][kSums], int count, Prepare prepare) {
+  __device__ void multiply(float (&sums)[kTiles][kSums], int count, const uint4* const (&operands)[kOwnRows],
+                           Prepare prepare) {
+#pragma unroll
+    for (int step = 0; step < kStages - 1; ++step) {
+      copy_operands(step, operands);
+      ptx::commit_copies();
+    }
     const int steps = ceil_div(vectors_, kVectors);
     const bool is_busy = row_group() * kTiles * kOctet < count;
     const auto prepare_step = [&](int step) {
@@ -73,7 +75,9 @@ class BlockProduct {
     for (int step = 0; step < steps; ++step) {
       // Every warp has left the step before, whose place is filled anew.
       __syncthreads();
-      copy(step + kStages - 1);
+      copy_weights(step + kStages - 1);
+      copy_operands(step + kStages - 1, operands);
+      ptx::commit_copies();
       prepare_step(step + 1);
       if (is_busy) {
         multiply_step(sums, place(step));
@@ -81,6 +85,12 @@ class BlockProduct {
     }
     // The ring is free for other use.
     __syncthreads();
+  }
+
+  // Instead of multiply: a block must not end before its copies.
+  __device__ static void give_up() {
+    ptx::commit_copies();
+    ptx::wait_for_copies<0>();
   }
 
  private:
@@ -95,25 +105,29 @@ class BlockProduct {
     return chunk_offset(own_row(), own_vector() / kChunkVectors) + own_vector() % kChunkVectors * kVectorBytes;
   }
 
-  __device__ void copy(int step) {
+  __device__ void copy_operands(int step, const uint4* const (&operands)[kOwnRows]) const {
     const int v = step * kVectors + own_vector();
     if (step * kVectors < vectors_) {
-      const bool is_inside = v < vectors_;
       unsigned char* own = place(step) + own_offset();
 #pragma unroll
       for (int i = 0; i < kOwnRows; ++i) {
-        const bool wanted = is_inside && operands_[i] != nullptr;
-        ptx::copy_async(own + i * kStrip * kStride, wanted ? operands_[i] + v : weights_.first, wanted);
+        const bool wanted = v < vectors_ && operands[i] != nullptr;
+        ptx::copy_async(own + i * kStrip * kStride, wanted ? operands[i] + v : weights_.first, wanted);
       }
-      own += kRows * kStride;
+    }
+  }
+
+  __device__ void copy_weights(int step) const {
+    const int v = step * kVectors + own_vector();
+    if (step * kVectors < vectors_) {
+      unsigned char* own = place(step) + kRows * kStride + own_offset();
 #pragma unroll
       for (int i = 0; i < kColumnGroups; ++i) {
-        const bool wanted = is_inside && i < weights_.count;
+        const bool wanted = v < vectors_ && i < weights_.count;
         ptx::copy_async(own + i * kStrip * kStride, weights_.first + (wanted ? i * weights_.step + v : 0),
                         wanted);
       }
     }
-    ptx::commit_copies();
   }
 
   __device__ void multiply_step(float (&sums)[kTiles][kSums], const unsigned char* stage) const {
@@ -135,7 +149,6 @@ class BlockProduct {
   }
 
   unsigned char* ring_;
-  const uint4* operands_[kOwnRows];
   WeightRows weights_;
   int vectors_;
 };

@@ -27,6 +27,17 @@ class JointBlock {
   __device__ static void run(const JointProblem& p, unsigned char* shared, int row_tile, int column_tile,
                              JointPartial* partials, int splits) {
     __shared__ FrameRow rows[Product::kRows];
+    const int first = column_tile * Product::kColumns;
+    const int columns = min(p.columns() - first, Product::kColumns);
+    const int vectors = p.width / kVector<T>;
+    const WeightRows weights{
+        static_cast<const uint4*>(p.weight) +
+            static_cast<int64_t>(first + min(Product::own_row(), columns - 1)) * vectors,
+        static_cast<int64_t>(Product::kStrip) * vectors,
+        ceil_div(columns - Product::own_row(), Product::kStrip)};
+    Product product(shared, weights, vectors);
+    ptx::wait_for_kernel_before();
+    ptx::let_next_kernel_start();
     const int first_row = row_tile * Product::kRows;
     const auto frames = [&](int batch) {
       return max(0, min(min(p.lengths[batch], p.frames) - p.times[batch], p.window));
@@ -37,14 +48,12 @@ class JointBlock {
     const int count =
         min(find_items<Product::kRows>(p.batch, first_row, frames, place) - first_row, Product::kRows);
     if (count <= 0) {
-      return;
+      return Product::give_up();
     }
     __syncthreads();
-    const int first = column_tile * Product::kColumns;
-    const int columns = min(p.columns() - first, Product::kColumns);
     float sums[Product::kSumTiles][kSums] = {};
     with_activation<T>(p.activation,
-                       [&](auto function) { multiply(p, shared, rows, count, first, columns, sums, function); });
+                       [&](auto function) { multiply(p, product, rows, count, sums, function); });
     auto* logits = reinterpret_cast<float*>(shared);
     store(p, logits, sums, first, columns);
     __syncthreads();
@@ -67,8 +76,8 @@ class JointBlock {
   static constexpr int kOwnColumns = Product::kColumns / kReaders;
 
   template <typename Function>
-  __device__ static void multiply(const JointProblem& p, unsigned char* shared, const FrameRow* rows, int count,
-                                  int first, int columns, float (&sums)[Product::kSumTiles][kSums],
+  __device__ static void multiply(const JointProblem& p, Product& product, const FrameRow* rows, int count,
+                                  float (&sums)[Product::kSumTiles][kSums],
                                   Function function) {
     const int vectors = p.width / kVector<T>;
     const uint4* operands[Product::kOwnRows];
@@ -87,17 +96,11 @@ class JointBlock {
       const int v = min(step * Product::kVectors + Product::own_vector(), vectors - 1);
 #pragma unroll
       for (int i = 0; i < Product::kOwnRows; ++i) {
-        label_values[i] = __ldg(labels[i] + v);
+        label_values[i] = labels[i][v];
       }
     };
     load_labels(0);
-    const WeightRows weights{
-        static_cast<const uint4*>(p.weight) +
-            static_cast<int64_t>(first + min(Product::own_row(), columns - 1)) * vectors,
-        static_cast<int64_t>(Product::kStrip) * vectors,
-        ceil_div(columns - Product::own_row(), Product::kStrip)};
-    Product product(shared, operands, weights, vectors);
-    product.multiply(sums, count, [&](int step, auto values) {
+    product.multiply(sums, count, operands, [&](int step, auto values) {
       // Beyond the width there are zeros, which stay zeros.
       if (step * Product::kVectors + Product::own_vector() < vectors) {
 #pragma unroll

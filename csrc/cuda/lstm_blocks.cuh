@@ -46,7 +46,7 @@ struct FirstLayer {
 namespace product {
 
 // The batch rows of a block.
-template <typename Product>
+template <typename T, typename Product>
 struct BatchRows {
   int rows[Product::kRows];
 
@@ -61,14 +61,21 @@ struct BatchRows {
     return min(all - first, Product::kRows);
   }
 
-  // Where the thread's operand rows are, in [B, width] at `operands`.
-  __device__ void locate(const uint4* (&own)[Product::kOwnRows], const void* operands, int64_t vectors,
-                         int count) const {
+  // Adds hidden values of a layer times the product's weights to the sums.
+  __device__ void multiply_hidden(const RecurrentProblem& p, Product& product, int layer, int count,
+                                  float (&sums)[Product::kSumTiles][kSums]) const {
+    if (count <= 0) {
+      return Product::give_up();
+    }
+    const int64_t vectors = p.hidden_width / kVector<T>;
+    const auto* hidden = static_cast<const uint4*>(p.hidden) + layer * p.batch * vectors;
+    const uint4* operands[Product::kOwnRows];
 #pragma unroll
     for (int i = 0; i < Product::kOwnRows; ++i) {
       const int r = Product::own_row() + i * Product::kStrip;
-      own[i] = r < count ? static_cast<const uint4*>(operands) + rows[r] * vectors : nullptr;
+      operands[i] = r < count ? hidden + rows[r] * vectors : nullptr;
     }
+    product.multiply(sums, count, operands, [](int, auto) {});
   }
 
   // Calls visit(row, tile, j) for the rows that the lane's sums belong to.
@@ -98,14 +105,17 @@ class GateBlock {
   __device__ static void run_recurrent(const AheadProblem& ahead, const JointProblem& joint,
                                        unsigned char* shared, int row_tile, int layer, int unit_tile) {
     const RecurrentProblem& p = ahead.lstm;
-    __shared__ BatchRows<Product> rows;
+    __shared__ BatchRows<T, Product> rows;
+    Product product(shared, weight_rows(p, layer, unit_tile, true), p.hidden_width / kVector<T>);
+    ptx::wait_for_kernel_before();
+    ptx::let_next_kernel_start();
     const int count = rows.find(p.batch, row_tile, [&](int row) {
       return joint.times[row] < min(joint.lengths[row], joint.frames);
     });
     const int unit = own_unit(unit_tile);
     const int64_t start = static_cast<int64_t>(layer) * p.batch * p.hidden_width;
     float sums[Product::kSumTiles][kSums] = {};
-    multiply(p, shared, rows, count, layer, unit_tile, layer, true, sums);
+    rows.multiply_hidden(p, product, layer, count, sums);
     if (unit >= p.hidden_width) {
       return;
     }
@@ -124,12 +134,15 @@ class GateBlock {
   __device__ static void run_layer(const AheadProblem& ahead, unsigned char* shared, int row_tile, int layer,
                                    int unit_tile) {
     const RecurrentProblem& p = ahead.lstm;
-    __shared__ BatchRows<Product> rows;
+    __shared__ BatchRows<T, Product> rows;
+    Product product(shared, weight_rows(p, layer, unit_tile, false), p.hidden_width / kVector<T>);
+    ptx::wait_for_kernel_before();
+    ptx::let_next_kernel_start();
     const int count = rows.find(p.batch, row_tile, [&](int row) { return p.labels[row] >= 0; });
     const int unit = own_unit(unit_tile);
     const int64_t start = static_cast<int64_t>(layer) * p.batch * p.hidden_width;
     float sums[Product::kSumTiles][kSums] = {};
-    multiply(p, shared, rows, count, layer, unit_tile, layer - 1, false, sums);
+    rows.multiply_hidden(p, product, layer - 1, count, sums);
     if (unit >= p.hidden_width) {
       return;
     }
@@ -153,26 +166,14 @@ class GateBlock {
     }
   }
 
-  // Hidden values of layer `source` times half of the weights of `layer`.
-  __device__ static void multiply(const RecurrentProblem& p, unsigned char* shared,
-                                  const BatchRows<Product>& rows, int count, int layer, int unit_tile, int source,
-                                  bool recurrent, float (&sums)[Product::kSumTiles][kSums]) {
-    if (count <= 0) {
-      return;
-    }
+  // The weights of the block's units: the recurrent half or that of the input.
+  __device__ static WeightRows weight_rows(const RecurrentProblem& p, int layer, int unit_tile, bool recurrent) {
     const int vectors = p.hidden_width / kVector<T>;
     const int64_t gate = static_cast<int64_t>(layer) * kOctets + Product::own_row() / kOctet;
     const int first = unit_tile * kUnits + Product::own_row() % kOctet;
-    const int64_t weight_row = gate * p.hidden_width + min(first, p.hidden_width - 1);
-    const WeightRows weights{
-        static_cast<const uint4*>(p.weight) + (2 * weight_row + (recurrent ? 1 : 0)) * vectors,
-        static_cast<int64_t>(kOctet) * 2 * vectors, ceil_div(p.hidden_width - first, kOctet)};
-    const uint4* operands[Product::kOwnRows];
-    rows.locate(operands,
-                static_cast<const uint4*>(p.hidden) + static_cast<int64_t>(source) * p.batch * vectors, vectors,
-                count);
-    Product product(shared, operands, weights, vectors);
-    product.multiply(sums, count, [](int, auto) {});
+    const int64_t row = gate * p.hidden_width + min(first, p.hidden_width - 1);
+    return {static_cast<const uint4*>(p.weight) + (2 * row + (recurrent ? 1 : 0)) * vectors,
+            static_cast<int64_t>(kOctet) * 2 * vectors, ceil_div(p.hidden_width - first, kOctet)};
   }
 };
 
@@ -180,24 +181,19 @@ class GateBlock {
 template <typename T, typename Product>
 struct ProjectionBlock {
   __device__ static void run(const RecurrentProblem& p, unsigned char* shared, int row_tile, int column_tile) {
-    __shared__ BatchRows<Product> rows;
-    const int count = rows.find(p.batch, row_tile, [&](int row) { return p.labels[row] >= 0; });
-    if (count <= 0) {
-      return;
-    }
+    __shared__ BatchRows<T, Product> rows;
     const int vectors = p.hidden_width / kVector<T>;
     const int first = column_tile * Product::kColumns;
     const int own = first + Product::own_row();
     const WeightRows weights{
         static_cast<const uint4*>(p.projection) + static_cast<int64_t>(min(own, p.output_width - 1)) * vectors,
         static_cast<int64_t>(Product::kStrip) * vectors, ceil_div(p.output_width - own, Product::kStrip)};
-    const uint4* operands[Product::kOwnRows];
-    rows.locate(operands,
-                static_cast<const uint4*>(p.hidden) + static_cast<int64_t>(p.layers - 1) * p.batch * vectors,
-                vectors, count);
+    Product product(shared, weights, vectors);
+    ptx::wait_for_kernel_before();
+    ptx::let_next_kernel_start();
+    const int count = rows.find(p.batch, row_tile, [&](int row) { return p.labels[row] >= 0; });
     float sums[Product::kSumTiles][kSums] = {};
-    Product product(shared, operands, weights, vectors);
-    product.multiply(sums, count, [](int, auto) {});
+    rows.multiply_hidden(p, product, p.layers - 1, count, sums);
 
     const T* bias = static_cast<const T*>(p.projection_bias);
     T* output = static_cast<T*>(p.output);
