@@ -16,10 +16,10 @@ namespace {
 using namespace product;
 
 template <typename T, typename Product>
-__global__ void __launch_bounds__(kThreads, 2 * Product::kBytes <= 224 * 1024 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, 2)
     joint_and_gates_kernel(JointProblem joint, JointPartial* partials, int splits, int joint_tiles,
                            AheadProblem ahead, int batch_tiles, LoopSignal signal) {
-  extern __shared__ __align__(128) unsigned char shared[];
+  extern __shared__ __align__(1024) unsigned char shared[];
   int block = blockIdx.x;
   if (block < joint_tiles * splits) {
     JointBlock<T, Product>::run(joint, shared, block / splits, block % splits, partials, splits);
@@ -35,16 +35,16 @@ __global__ void __launch_bounds__(kThreads, 2 * Product::kBytes <= 224 * 1024 ? 
 }
 
 template <typename T, typename Product>
-__global__ void __launch_bounds__(kThreads, 2 * Product::kBytes <= 224 * 1024 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, 2)
     lstm_layer_kernel(AheadProblem ahead, int layer) {
-  extern __shared__ __align__(128) unsigned char shared[];
+  extern __shared__ __align__(1024) unsigned char shared[];
   GateBlock<T, Product>::run_layer(ahead, shared, blockIdx.x, layer, blockIdx.y);
 }
 
 template <typename T, typename Product>
-__global__ void __launch_bounds__(kThreads, 2 * Product::kBytes <= 224 * 1024 ? 2 : 1)
+__global__ void __launch_bounds__(kThreads, 2)
     projection_kernel(RecurrentProblem p) {
-  extern __shared__ __align__(128) unsigned char shared[];
+  extern __shared__ __align__(1024) unsigned char shared[];
   ProjectionBlock<T, Product>::run(p, shared, blockIdx.x, blockIdx.y);
 }
 

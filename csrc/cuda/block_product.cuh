@@ -8,7 +8,10 @@
 // neighbouring rows, find different banks.
 #pragma once
 
+#include <algorithm>
+
 #include "warp_product.cuh"
+#include "wgmma.cuh"
 
 namespace rnnt_fastdecode::cuda::product {
 
@@ -28,8 +31,9 @@ class BlockProduct {
   static constexpr int kSumTiles = kTiles;
   static constexpr int kVectors = 2 * kChunkVectors;  // of a row in a stage
   static constexpr int kStride = kVectors * kVectorBytes;
-  static constexpr int kStages = 4;
   static constexpr int kStageBytes = (kRows + kColumns) * kStride;
+  // As many as two blocks of a multiprocessor have room for, and no more than ten.
+  static constexpr int kStages = std::min(10, 100 * 1024 / kStageBytes);
   static constexpr int kBytes = kStages * kStageBytes;
   // A thread copies vector `threadIdx.x % kVectors` of every kStrip-th row.
   static constexpr int kStrip = kThreads / kVectors;
@@ -39,8 +43,8 @@ class BlockProduct {
   __device__ static int own_vector() { return threadIdx.x % kVectors; }
   // The first of the thread's rows.
   __device__ static int own_row() { return threadIdx.x / kVectors; }
-  __device__ static int row_group() { return threadIdx.x / kWarp % kRowGroups; }
-  __device__ static int column_group() { return threadIdx.x / kWarp / kRowGroups; }
+  __device__ static int row_group() { return threadIdx.x / kWarp / kColumnGroups; }
+  __device__ static int column_group() { return threadIdx.x / kWarp % kColumnGroups; }
 
   // Begins to copy the weights. vectors: of a row.
   __device__ BlockProduct(unsigned char* ring, const WeightRows& weights, int vectors)
@@ -69,19 +73,27 @@ class BlockProduct {
       if (step < steps) {
         unsigned char* own = place(step) + own_offset();
         prepare(step, [&](int i) -> uint4& { return *reinterpret_cast<uint4*>(own + i * kStrip * kStride); });
+        if constexpr (kUsesWarpgroups) {
+          wgmma::publish();
+        }
       }
     };
     prepare_step(0);
     for (int step = 0; step < steps; ++step) {
       // Every warp has left the step before, whose place is filled anew.
       __syncthreads();
+      if constexpr (kUsesWarpgroups) {
+        begin_step(sums, place(step));
+      }
       copy_weights(step + kStages - 1);
       copy_operands(step + kStages - 1, operands);
       ptx::commit_copies();
-      prepare_step(step + 1);
-      if (is_busy) {
+      if constexpr (kUsesWarpgroups) {
+        wgmma::finish();
+      } else if (is_busy) {
         multiply_step(sums, place(step));
       }
+      prepare_step(step + 1);
     }
     // The ring is free for other use.
     __syncthreads();
@@ -94,6 +106,12 @@ class BlockProduct {
   }
 
  private:
+  // Where the block's columns are those of a warpgroup.
+  static constexpr bool kUsesWarpgroups = wgmma::kExists && kColumnGroups == 4 && (kTiles == 4 || kTiles == 8);
+  static constexpr int kWarpgroupRows = 64;
+  // Bytes between the rows of a thread in one column group and in the next.
+  static constexpr int kWeightStrip = (kUsesWarpgroups ? 2 * kOctet : kStrip) * kStride;
+
   __device__ unsigned char* place(int step) const { return ring_ + step % kStages * kStageBytes; }
 
   // Of chunk `chunk` of a row whose number in its octet is `row`.
@@ -102,6 +120,9 @@ class BlockProduct {
   }
 
   __device__ static int own_offset() {
+    if constexpr (kUsesWarpgroups) {
+      return own_row() * kStride + (own_vector() ^ own_row() % kOctet) * kVectorBytes;
+    }
     return chunk_offset(own_row(), own_vector() / kChunkVectors) + own_vector() % kChunkVectors * kVectorBytes;
   }
 
@@ -121,12 +142,29 @@ class BlockProduct {
     const int v = step * kVectors + own_vector();
     if (step * kVectors < vectors_) {
       unsigned char* own = place(step) + kRows * kStride + own_offset();
+      if constexpr (kUsesWarpgroups) {
+        // Two octets of every column group, then the other two.
+        own += own_row() / (2 * kOctet) * (kWarpgroupRows - 2 * kOctet) * kStride;
+      }
 #pragma unroll
       for (int i = 0; i < kColumnGroups; ++i) {
         const bool wanted = v < vectors_ && i < weights_.count;
-        ptx::copy_async(own + i * kStrip * kStride, weights_.first + (wanted ? i * weights_.step + v : 0),
-                        wanted);
+        ptx::copy_async(own + i * kWeightStrip, weights_.first + (wanted ? i * weights_.step + v : 0), wanted);
       }
+    }
+  }
+
+  // Begins the products of the warp's warpgroup: of two octets of each column group, then of the others.
+  __device__ void begin_step(float (&sums)[kTiles][kSums], const unsigned char* stage) const {
+    constexpr int kDepths = 4;
+    const uint64_t rows = wgmma::descriptor(stage + row_group() * kTiles * kOctet * kStride);
+    const uint64_t low = wgmma::descriptor(stage + kRows * kStride);
+    const uint64_t high = wgmma::descriptor(stage + (kRows + kWarpgroupRows) * kStride);
+    wgmma::begin();
+#pragma unroll
+    for (int depth = 0; depth < kDepths; ++depth) {
+      wgmma::Product<T, 0, kTiles>::add(sums, low + 2 * depth, rows + 2 * depth);
+      wgmma::Product<T, 1, kTiles>::add(sums, high + 2 * depth, rows + 2 * depth);
     }
   }
 
