@@ -15,14 +15,14 @@ namespace {
 
 using namespace product;
 
-template <typename T, typename Product>
+template <typename T, typename Product, typename Function>
 __global__ void __launch_bounds__(kThreads, 2)
-    joint_and_gates_kernel(JointProblem joint, JointPartial* partials, int splits, int joint_tiles,
+    joint_and_gates_kernel(JointProblem joint, Function activation, JointPartial* partials, int splits, int joint_tiles,
                            AheadProblem ahead, int batch_tiles, LoopSignal signal) {
   extern __shared__ __align__(1024) unsigned char shared[];
   int block = blockIdx.x;
   if (block < joint_tiles * splits) {
-    JointBlock<T, Product>::run(joint, shared, block / splits, block % splits, partials, splits);
+    JointBlock<T, Product, Function>::run(joint, activation, shared, block / splits, block % splits, partials, splits);
     if (block == 0 && threadIdx.x == 0) {
       signal.clear();
     }
@@ -70,9 +70,11 @@ cudaError_t launch_joint(const GreedyProblem& p, const AheadProblem& ahead, cuda
   const int batch_tiles = ceil_div(lstm.batch, Product::kRows);
   const int unit_tiles = ceil_div(lstm.hidden_width, GateBlock<T, Product>::kUnits);
   const int blocks = joint_tiles * p.splits + batch_tiles * unit_tiles * lstm.layers;
-  return launch(joint_and_gates_kernel<T, Product>, blocks,
-                std::max(Product::kBytes, JointBlock<T, Product>::kBytes), stream, p.joint, p.partials, p.splits,
-                joint_tiles, ahead, batch_tiles, p.signal);
+  return with_activation<T>(p.joint.activation, [&]<typename Function>(Function activation) {
+    return launch(joint_and_gates_kernel<T, Product, Function>, blocks,
+                  std::max(Product::kBytes, JointBlock<T, Product, Function>::kBytes), stream, p.joint,
+                  activation, p.partials, p.splits, joint_tiles, ahead, batch_tiles, p.signal);
+  });
 }
 
 template <typename T, int kTiles, int kRowGroups>

@@ -45,17 +45,26 @@ __device__ inline uint4 activated(const uint4& a, const uint4& b, Function funct
   return out;
 }
 
-// Calls visit with the activation as a function of pairs.
-template <typename T, typename Visit>
-__device__ inline void with_activation(Activation activation, Visit visit) {
-  if (activation == Activation::kRelu) {
-    visit([](Pair<T> sum) { return positive(sum); });
-  } else {
-    visit([activation](Pair<T> sum) {
-      return Pair<T>{from_float<T>(activate(to_float(sum.x), activation)),
-                     from_float<T>(activate(to_float(sum.y), activation))};
-    });
+// The activation as a function of pairs.
+template <typename T>
+struct Relu {
+  __device__ Pair<T> operator()(Pair<T> sum) const { return positive(sum); }
+};
+
+template <typename T>
+struct Curved {
+  Activation activation;
+
+  __device__ Pair<T> operator()(Pair<T> sum) const {
+    return {from_float<T>(activate(to_float(sum.x), activation)),
+            from_float<T>(activate(to_float(sum.y), activation))};
   }
+};
+
+// Calls visit with that function.
+template <typename T, typename Visit>
+__host__ __device__ inline auto with_activation(Activation activation, Visit visit) {
+  return activation == Activation::kRelu ? visit(Relu<T>{}) : visit(Curved<T>{activation});
 }
 
 }  // namespace rnnt_fastdecode::cuda::product

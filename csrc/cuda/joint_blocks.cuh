@@ -15,7 +15,7 @@ struct FrameRow {
   int frame;
 };
 
-template <typename T, typename Product>
+template <typename T, typename Product, typename Function>
 class JointBlock {
  public:
   // Floats from row to row of the logits: lanes that write, of eight columns in every second row, find
@@ -24,7 +24,7 @@ class JointBlock {
   static constexpr int kBytes = Product::kRows * kLogitStride * static_cast<int>(sizeof(float));
 
   // Into partials [rows, splits].
-  __device__ static void run(const JointProblem& p, unsigned char* shared, int row_tile, int column_tile,
+  __device__ static void run(const JointProblem& p, Function activation, unsigned char* shared, int row_tile, int column_tile,
                              JointPartial* partials, int splits) {
     __shared__ FrameRow rows[Product::kRows];
     const int first = column_tile * Product::kColumns;
@@ -52,8 +52,7 @@ class JointBlock {
     }
     __syncthreads();
     float sums[Product::kSumTiles][kSums] = {};
-    with_activation<T>(p.activation,
-                       [&](auto function) { multiply(p, product, rows, count, sums, function); });
+    multiply(p, product, rows, count, sums, activation);
     auto* logits = reinterpret_cast<float*>(shared);
     store(p, logits, sums, first, columns);
     __syncthreads();
@@ -75,10 +74,9 @@ class JointBlock {
   static constexpr int kReaders = 8;
   static constexpr int kOwnColumns = Product::kColumns / kReaders;
 
-  template <typename Function>
   __device__ static void multiply(const JointProblem& p, Product& product, const FrameRow* rows, int count,
                                   float (&sums)[Product::kSumTiles][kSums],
-                                  Function function) {
+                                  Function activation) {
     const int vectors = p.width / kVector<T>;
     const uint4* operands[Product::kOwnRows];
     const uint4* labels[Product::kOwnRows];
@@ -105,7 +103,7 @@ class JointBlock {
       if (step * Product::kVectors + Product::own_vector() < vectors) {
 #pragma unroll
         for (int i = 0; i < Product::kOwnRows; ++i) {
-          values(i) = activated<T>(values(i), label_values[i], function);
+          values(i) = activated<T>(values(i), label_values[i], activation);
         }
       }
       load_labels(step + 1);
