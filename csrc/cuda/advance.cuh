@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kAdvanceThreads) advance_kernel(GreedyProblem 
     p.times[row] = state.time;
     p.symbols[row] = state.symbols;
     p.counts[row] = new_count;
-    if (state.time < length && new_count < p.capacity) {
+    if (p.signal.active != nullptr && state.time < length && new_count < p.capacity) {
       atomicAdd(p.signal.active, 1);
       p.signal.set_condition(true);
     }
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kAdvanceThreads) advance_kernel(GreedyProblem 
   }
 }
 
-// Walks every row to its first label and counts the rows that are not done. step(row, label) is called by the
+// Walks every row to its first label and counts the rows that are not done, for a signal if there is one. step(row, label) is called by the
 // whole block of a row with a label, of Step::kWarps warps at least.
 template <typename Step>
 cudaError_t launch_advance(const GreedyProblem& problem, const Step& step, cudaStream_t stream) {

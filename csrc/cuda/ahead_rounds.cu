@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <utility>
 
 #include "advance.cuh"
 #include "ahead_rounds.cuh"
@@ -18,14 +19,11 @@ using namespace product;
 template <typename T, typename Product, typename Function>
 __global__ void __launch_bounds__(kThreads, 2)
     joint_and_gates_kernel(JointProblem joint, Function activation, JointPartial* partials, int splits, int joint_tiles,
-                           AheadProblem ahead, int batch_tiles, LoopSignal signal) {
+                           AheadProblem ahead, int batch_tiles) {
   extern __shared__ __align__(1024) unsigned char shared[];
   int block = blockIdx.x;
   if (block < joint_tiles * splits) {
     JointBlock<T, Product, Function>::run(joint, activation, shared, block / splits, block % splits, partials, splits);
-    if (block == 0 && threadIdx.x == 0) {
-      signal.clear();
-    }
     return;
   }
   block -= joint_tiles * splits;
@@ -73,7 +71,7 @@ cudaError_t launch_joint(const GreedyProblem& p, const AheadProblem& ahead, cuda
   return with_activation<T>(p.joint.activation, [&]<typename Function>(Function activation) {
     return launch(joint_and_gates_kernel<T, Product, Function>, blocks,
                   std::max(Product::kBytes, JointBlock<T, Product, Function>::kBytes), stream, p.joint,
-                  activation, p.partials, p.splits, joint_tiles, ahead, batch_tiles, p.signal);
+                  activation, p.partials, p.splits, joint_tiles, ahead, batch_tiles);
   });
 }
 
@@ -145,13 +143,14 @@ template <typename T>
 cudaError_t launch_ahead_rounds(GreedyProblem problem, const AheadProblem& ahead, int rounds,
                                 cudaStream_t stream) {
   problem.splits = joint_splits(problem.joint);
-  for (int i = 0; i < rounds; ++i) {
-    const cudaError_t error = round<T>(problem, ahead, stream);
-    if (error != cudaSuccess) {
-      return error;
-    }
+  cudaError_t error = launch_clear_signal(problem.signal, stream);
+  // The last round alone says how many rows are active.
+  const LoopSignal signal = std::exchange(problem.signal, {});
+  for (int i = 0; i < rounds && error == cudaSuccess; ++i) {
+    problem.signal = i + 1 < rounds ? LoopSignal{} : signal;
+    error = round<T>(problem, ahead, stream);
   }
-  return cudaSuccess;
+  return error;
 }
 
 #define INSTANTIATE(T)                                                               \
