@@ -3,8 +3,9 @@
 // The joint has judged the next W frames of a row with the predictor output that the row has now. That output
 // stays valid over blanks, so the walk follows blanks (RNN-T: one frame each; TDT: their duration, at least
 // one) and stops at the first label, at the end of the window or at the end of the row. The warps merge the
-// partial results of kAdvanceWarps frames at a time, each of them one, without knowing yet which frames the walk
-// will see: what it passes over, or what lies beyond the row, is merged in vain. Every thread takes the walk.
+// partial results of kAdvanceWarps frames at a time, each of them one, without knowing yet which frames the
+// walk will see: what it passes over, or what lies beyond the row, is merged in vain. Every thread takes the
+// walk.
 
 #pragma once
 
@@ -87,8 +88,8 @@ __global__ void __launch_bounds__(kAdvanceThreads) advance_kernel(GreedyProblem 
   }
 }
 
-// Walks every row to its first label and counts the rows that are not done, for a signal if there is one. step(row, label) is called by the
-// whole block of a row with a label, of Step::kWarps warps at least.
+// Walks every row to its first label and counts the rows that are not done, for a signal if there is one.
+// step(row, label) is called by the whole block of a row with a label, of Step::kWarps warps at least.
 template <typename Step>
 cudaError_t launch_advance(const GreedyProblem& problem, const Step& step, cudaStream_t stream) {
   // No more warps than frames.

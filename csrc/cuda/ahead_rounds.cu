@@ -18,12 +18,13 @@ using namespace product;
 
 template <typename T, typename Product, typename Function>
 __global__ void __launch_bounds__(kThreads, 2)
-    joint_and_gates_kernel(JointProblem joint, Function activation, JointPartial* partials, int splits, int joint_tiles,
-                           AheadProblem ahead, int batch_tiles) {
+    joint_and_gates_kernel(JointProblem joint, Function activation, JointPartial* partials, int splits,
+                           int joint_tiles, AheadProblem ahead, int batch_tiles) {
   extern __shared__ __align__(1024) unsigned char shared[];
   int block = blockIdx.x;
   if (block < joint_tiles * splits) {
-    JointBlock<T, Product, Function>::run(joint, activation, shared, block / splits, block % splits, partials, splits);
+    JointBlock<T, Product, Function>::run(joint, activation, shared, block / splits, block % splits, partials,
+                                          splits);
     return;
   }
   block -= joint_tiles * splits;
@@ -33,15 +34,13 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <typename T, typename Product>
-__global__ void __launch_bounds__(kThreads, 2)
-    lstm_layer_kernel(AheadProblem ahead, int layer) {
+__global__ void __launch_bounds__(kThreads, 2) lstm_layer_kernel(AheadProblem ahead, int layer) {
   extern __shared__ __align__(1024) unsigned char shared[];
   GateBlock<T, Product>::run_layer(ahead, shared, blockIdx.x, layer, blockIdx.y);
 }
 
 template <typename T, typename Product>
-__global__ void __launch_bounds__(kThreads, 2)
-    projection_kernel(RecurrentProblem p) {
+__global__ void __launch_bounds__(kThreads, 2) projection_kernel(RecurrentProblem p) {
   extern __shared__ __align__(1024) unsigned char shared[];
   ProjectionBlock<T, Product>::run(p, shared, blockIdx.x, blockIdx.y);
 }
@@ -100,32 +99,54 @@ cudaError_t round(const GreedyProblem& p, const AheadProblem& ahead, cudaStream_
   const int batch = ahead.lstm.batch;
   cudaError_t error;
   switch (choice("TJ", batch <= 48 ? 0 : batch <= 160 ? 1 : 2)) {
-    case 0: error = launch_joint<T, 2, 2>(p, ahead, stream); break;
-    case 1: error = launch_joint<T, 4, 2>(p, ahead, stream); break;
-    default: error = launch_joint<T, 8, 2>(p, ahead, stream); break;
+    case 0:
+      error = launch_joint<T, 2, 2>(p, ahead, stream);
+      break;
+    case 1:
+      error = launch_joint<T, 4, 2>(p, ahead, stream);
+      break;
+    default:
+      error = launch_joint<T, 8, 2>(p, ahead, stream);
+      break;
   }
   if (error == cudaSuccess) {
     error = launch_advance(p, FirstLayer<T>{ahead}, stream);
   }
   for (int layer = 1; layer < ahead.lstm.layers && error == cudaSuccess; ++layer) {
     switch (choice("TL", batch <= 128 ? 0 : batch <= 256 ? 2 : 3)) {
-      case 0: error = launch_layer<T, 2, 4>(ahead, layer, stream); break;
-      case 1: error = launch_layer<T, 2, 2>(ahead, layer, stream); break;
-      case 2: error = launch_layer<T, 4, 2>(ahead, layer, stream); break;
-      default: error = launch_layer<T, 8, 2>(ahead, layer, stream); break;
+      case 0:
+        error = launch_layer<T, 2, 4>(ahead, layer, stream);
+        break;
+      case 1:
+        error = launch_layer<T, 2, 2>(ahead, layer, stream);
+        break;
+      case 2:
+        error = launch_layer<T, 4, 2>(ahead, layer, stream);
+        break;
+      default:
+        error = launch_layer<T, 8, 2>(ahead, layer, stream);
+        break;
     }
   }
   if (error == cudaSuccess) {
     switch (choice("TP", batch <= 128 ? 0 : batch <= 256 ? 1 : 2)) {
-      case 0: error = launch_projection<T, 1, 4>(ahead.lstm, stream); break;
-      case 1: error = launch_projection<T, 1, 8>(ahead.lstm, stream); break;
-      default: error = launch_projection<T, 2, 4>(ahead.lstm, stream); break;
+      case 0:
+        error = launch_projection<T, 1, 4>(ahead.lstm, stream);
+        break;
+      case 1:
+        error = launch_projection<T, 1, 8>(ahead.lstm, stream);
+        break;
+      default:
+        error = launch_projection<T, 2, 4>(ahead.lstm, stream);
+        break;
     }
   }
   return error;
 }
 
-bool are_vectors(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0; }
+bool are_vectors(const void* pointer) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0;
+}
 
 }  // namespace
 
@@ -135,8 +156,9 @@ bool ahead_rounds_support(const GreedyProblem& problem, const AheadProblem& ahea
   const RecurrentProblem& lstm = ahead.lstm;
   const void* const pointers[] = {joint.encoder,   joint.predictor, joint.weight, lstm.weight,
                                   lstm.projection, lstm.hidden,     ahead.table,  ahead.gates};
-  return joint_splits(joint) <= room && joint.width % kVector<T> == 0 && joint.encoder_batch_stride % kVector<T> == 0 &&
-         lstm.hidden_width % kVector<T> == 0 && std::all_of(std::begin(pointers), std::end(pointers), are_vectors);
+  return joint_splits(joint) <= room && joint.width % kVector<T> == 0 &&
+         joint.encoder_batch_stride % kVector<T> == 0 && lstm.hidden_width % kVector<T> == 0 &&
+         std::all_of(std::begin(pointers), std::end(pointers), are_vectors);
 }
 
 template <typename T>
@@ -153,7 +175,7 @@ cudaError_t launch_ahead_rounds(GreedyProblem problem, const AheadProblem& ahead
   return error;
 }
 
-#define INSTANTIATE(T)                                                               \
+#define INSTANTIATE(T)                                                                   \
   template bool ahead_rounds_support<T>(const GreedyProblem&, const AheadProblem&, int); \
   template cudaError_t launch_ahead_rounds<T>(GreedyProblem, const AheadProblem&, int, cudaStream_t);
 INSTANTIATE(__nv_bfloat16)

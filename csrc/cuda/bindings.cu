@@ -193,14 +193,13 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
     dispatch(sizes.joint.dtype, [&]<typename T>(T) {
       if constexpr (!std::is_same_v<T, float>) {
         if (workspace.size() == 4) {
-          const cuda::AheadProblem ahead{
-              recurrent_problem(sizes.predictor, predictor_weights, problem.labels, predictor_state,
-                                predictor_output),
-              static_cast<const float4*>(workspace[2].const_data_ptr()),
-              static_cast<float4*>(workspace[3].mutable_data_ptr())};
+          const cuda::AheadProblem ahead{recurrent_problem(sizes.predictor, predictor_weights, problem.labels,
+                                                           predictor_state, predictor_output),
+                                         static_cast<const float4*>(workspace[2].const_data_ptr()),
+                                         static_cast<float4*>(workspace[3].mutable_data_ptr())};
           if (cuda::ahead_rounds_support<T>(problem, ahead, room)) {
-            check_cuda(call.op, cuda::launch_ahead_rounds<T>(problem, ahead, static_cast<int>(rounds),
-                                                             launch.stream));
+            check_cuda(call.op,
+                       cuda::launch_ahead_rounds<T>(problem, ahead, static_cast<int>(rounds), launch.stream));
             return;
           }
         }

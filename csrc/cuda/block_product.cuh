@@ -1,8 +1,8 @@
 // Operand rows times weight rows for many rows of 16-bit elements, by a whole block: both come through a ring
 // of stages in shared memory, so that every element is read from the L2 cache once for a tile of
-// 8 * kTiles * kRowGroups operand rows x 32 * (8 / kRowGroups) weight rows. A stage holds eight vectors of each
-// row. Each warp multiplies 8 * kTiles operand rows with 32 weight rows; where a lane's sums belong is told in
-// warp_product.cuh.
+// 8 * kTiles * kRowGroups operand rows x 32 * (8 / kRowGroups) weight rows. A stage holds eight vectors of
+// each row. Each warp multiplies 8 * kTiles operand rows with 32 weight rows; where a lane's sums belong is
+// told in warp_product.cuh.
 //
 // In a stage the two halves of every second row change places: the eight lanes that read at a time, from two
 // neighbouring rows, find different banks.
@@ -107,7 +107,8 @@ class BlockProduct {
 
  private:
   // Where the block's columns are those of a warpgroup.
-  static constexpr bool kUsesWarpgroups = wgmma::kExists && kColumnGroups == 4 && (kTiles == 4 || kTiles == 8);
+  static constexpr bool kUsesWarpgroups =
+      wgmma::kExists && kColumnGroups == 4 && (kTiles == 4 || kTiles == 8);
   static constexpr int kWarpgroupRows = 64;
   // Bytes between the rows of a thread in one column group and in the next.
   static constexpr int kWeightStrip = (kUsesWarpgroups ? 2 * kOctet : kStrip) * kStride;
@@ -123,7 +124,8 @@ class BlockProduct {
     if constexpr (kUsesWarpgroups) {
       return own_row() * kStride + (own_vector() ^ own_row() % kOctet) * kVectorBytes;
     }
-    return chunk_offset(own_row(), own_vector() / kChunkVectors) + own_vector() % kChunkVectors * kVectorBytes;
+    return chunk_offset(own_row(), own_vector() / kChunkVectors) +
+           own_vector() % kChunkVectors * kVectorBytes;
   }
 
   __device__ void copy_operands(int step, const uint4* const (&operands)[kOwnRows]) const {
@@ -149,7 +151,8 @@ class BlockProduct {
 #pragma unroll
       for (int i = 0; i < kColumnGroups; ++i) {
         const bool wanted = v < vectors_ && i < weights_.count;
-        ptx::copy_async(own + i * kWeightStrip, weights_.first + (wanted ? i * weights_.step + v : 0), wanted);
+        ptx::copy_async(own + i * kWeightStrip, weights_.first + (wanted ? i * weights_.step + v : 0),
+                        wanted);
       }
     }
   }

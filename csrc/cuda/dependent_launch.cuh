@@ -7,8 +7,8 @@
 
 namespace rnnt_fastdecode::cuda {
 
-// The kernel calls ptx::wait_for_kernel_before before it touches what an earlier one writes or reads, in every
-// block. Devices before sm_90 start it when the one before has ended.
+// The kernel calls ptx::wait_for_kernel_before before it touches what an earlier one writes or reads, in
+// every block. Devices before sm_90 start it when the one before has ended.
 template <typename... Parameters, typename... Args>
 cudaError_t launch_dependent(void (*kernel)(Parameters...), dim3 grid, int threads, int shared_bytes,
                              cudaStream_t stream, const Args&... args) {

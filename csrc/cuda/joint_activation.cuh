@@ -1,5 +1,5 @@
-// The joint's activations, a 16-byte vector at a time: activation(encoder + predictor), the sum and the result
-// rounded to T.
+// The joint's activations, a 16-byte vector at a time: activation(encoder + predictor), the sum and the
+// result rounded to T.
 #pragma once
 
 #include <type_traits>

@@ -24,17 +24,16 @@ class JointBlock {
   static constexpr int kBytes = Product::kRows * kLogitStride * static_cast<int>(sizeof(float));
 
   // Into partials [rows, splits].
-  __device__ static void run(const JointProblem& p, Function activation, unsigned char* shared, int row_tile, int column_tile,
-                             JointPartial* partials, int splits) {
+  __device__ static void run(const JointProblem& p, Function activation, unsigned char* shared, int row_tile,
+                             int column_tile, JointPartial* partials, int splits) {
     __shared__ FrameRow rows[Product::kRows];
     const int first = column_tile * Product::kColumns;
     const int columns = min(p.columns() - first, Product::kColumns);
     const int vectors = p.width / kVector<T>;
-    const WeightRows weights{
-        static_cast<const uint4*>(p.weight) +
-            static_cast<int64_t>(first + min(Product::own_row(), columns - 1)) * vectors,
-        static_cast<int64_t>(Product::kStrip) * vectors,
-        ceil_div(columns - Product::own_row(), Product::kStrip)};
+    const WeightRows weights{static_cast<const uint4*>(p.weight) +
+                                 static_cast<int64_t>(first + min(Product::own_row(), columns - 1)) * vectors,
+                             static_cast<int64_t>(Product::kStrip) * vectors,
+                             ceil_div(columns - Product::own_row(), Product::kStrip)};
     Product product(shared, weights, vectors);
     ptx::wait_for_kernel_before();
     ptx::let_next_kernel_start();
@@ -75,8 +74,7 @@ class JointBlock {
   static constexpr int kOwnColumns = Product::kColumns / kReaders;
 
   __device__ static void multiply(const JointProblem& p, Product& product, const FrameRow* rows, int count,
-                                  float (&sums)[Product::kSumTiles][kSums],
-                                  Function activation) {
+                                  float (&sums)[Product::kSumTiles][kSums], Function activation) {
     const int vectors = p.width / kVector<T>;
     const uint4* operands[Product::kOwnRows];
     const uint4* labels[Product::kOwnRows];

@@ -19,7 +19,8 @@ struct AheadProblem {
 
 // The new state of a unit out of the sums of its gates.
 template <typename T>
-__device__ inline void update_unit(const RecurrentProblem& p, int64_t place, float i, float f, float g, float o) {
+__device__ inline void update_unit(const RecurrentProblem& p, int64_t place, float i, float f, float g,
+                                   float o) {
   const float cell = quick_sigmoid(f) * p.cell[place] + quick_sigmoid(i) * quick_tanh(g);
   p.cell[place] = cell;
   static_cast<T*>(p.hidden)[place] = from_float<T>(quick_sigmoid(o) * quick_tanh(cell));
@@ -109,9 +110,8 @@ class GateBlock {
     Product product(shared, weight_rows(p, layer, unit_tile, true), p.hidden_width / kVector<T>);
     ptx::wait_for_kernel_before();
     ptx::let_next_kernel_start();
-    const int count = rows.find(p.batch, row_tile, [&](int row) {
-      return joint.times[row] < min(joint.lengths[row], joint.frames);
-    });
+    const int count = rows.find(
+        p.batch, row_tile, [&](int row) { return joint.times[row] < min(joint.lengths[row], joint.frames); });
     const int unit = own_unit(unit_tile);
     const int64_t start = static_cast<int64_t>(layer) * p.batch * p.hidden_width;
     float sums[Product::kSumTiles][kSums] = {};
@@ -167,7 +167,8 @@ class GateBlock {
   }
 
   // The weights of the block's units: the recurrent half or that of the input.
-  __device__ static WeightRows weight_rows(const RecurrentProblem& p, int layer, int unit_tile, bool recurrent) {
+  __device__ static WeightRows weight_rows(const RecurrentProblem& p, int layer, int unit_tile,
+                                           bool recurrent) {
     const int vectors = p.hidden_width / kVector<T>;
     const int64_t gate = static_cast<int64_t>(layer) * kOctets + Product::own_row() / kOctet;
     const int first = unit_tile * kUnits + Product::own_row() % kOctet;
@@ -180,14 +181,16 @@ class GateBlock {
 // Columns of the projection of rows that have a label.
 template <typename T, typename Product>
 struct ProjectionBlock {
-  __device__ static void run(const RecurrentProblem& p, unsigned char* shared, int row_tile, int column_tile) {
+  __device__ static void run(const RecurrentProblem& p, unsigned char* shared, int row_tile,
+                             int column_tile) {
     __shared__ BatchRows<T, Product> rows;
     const int vectors = p.hidden_width / kVector<T>;
     const int first = column_tile * Product::kColumns;
     const int own = first + Product::own_row();
-    const WeightRows weights{
-        static_cast<const uint4*>(p.projection) + static_cast<int64_t>(min(own, p.output_width - 1)) * vectors,
-        static_cast<int64_t>(Product::kStrip) * vectors, ceil_div(p.output_width - own, Product::kStrip)};
+    const WeightRows weights{static_cast<const uint4*>(p.projection) +
+                                 static_cast<int64_t>(min(own, p.output_width - 1)) * vectors,
+                             static_cast<int64_t>(Product::kStrip) * vectors,
+                             ceil_div(p.output_width - own, Product::kStrip)};
     Product product(shared, weights, vectors);
     ptx::wait_for_kernel_before();
     ptx::let_next_kernel_start();
@@ -197,7 +200,8 @@ struct ProjectionBlock {
 
     const T* bias = static_cast<const T*>(p.projection_bias);
     T* output = static_cast<T*>(p.output);
-    const int column = first + Product::column_group() * kWarpColumns + static_cast<int>(threadIdx.x) % kWarp / 4;
+    const int column =
+        first + Product::column_group() * kWarpColumns + static_cast<int>(threadIdx.x) % kWarp / 4;
 #pragma unroll
     for (int octet = 0; octet < kOctets; ++octet) {
       const int c = column + octet * kOctet;

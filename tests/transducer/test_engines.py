@@ -146,6 +146,19 @@ class TestOnGpu:
             for ours, theirs in alike:
                 assert ours.log_probs == pytest.approx(theirs.log_probs, abs=0.02)
 
+    @pytest.mark.parametrize("dtype", HALVES)
+    @pytest.mark.parametrize("layers, vocab_size, width", [(1, 129, 320), (3, 77, 200), (2, 1025, 640)])
+    def test_a_graph_decodes_any_number_of_rows_as_the_cpu_does(
+        self, plant, layers, vocab_size, width, dtype
+    ):
+        parts = plant(vocab_size=vocab_size, joint_width=width, num_layers=layers)
+        encoder, lengths = ragged(parts[0], 700, 30)
+        encoder = encoder.to(dtype)
+        want = lists(make(parts, torch.float32, device="cpu")(encoder.float(), lengths))
+        for rows in (31, 100, 190, 300, 700):
+            decoder = make(parts, dtype, engine="graph")
+            assert lists(decoder(encoder[:rows].cuda(), lengths[:rows])) == want[:rows]
+
     @pytest.mark.parametrize("engine", ["resident", "graph"])
     @pytest.mark.parametrize("window", range(1, 17))
     def test_every_window_decodes_what_the_cpu_decodes(self, plant, window, engine):
