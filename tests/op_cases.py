@@ -14,6 +14,7 @@ from rnnt_fastdecode import ops
 from rnnt_fastdecode.reference.decode import Transducer, greedy_decode
 from rnnt_fastdecode.reference.ops import ACTIVATIONS
 from rnnt_fastdecode.transducer.loop import loop_workspace
+from rnnt_fastdecode.transducer.weights import PredictorWeights
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 RECURRENT = ("lstm", "gru")
@@ -227,7 +228,12 @@ class Loop:
             self.log_probs,
             self.counts,
             self.active,
-            loop_workspace(self.encoder.shape[0], self.window, torch.device(self.device)),
+            loop_workspace(
+                PredictorWeights(net.predictor_kind, self.weights),
+                net.weight.shape[0],
+                self.encoder.shape[0],
+                self.window,
+            ),
         )
 
     def rounds(self, rounds: int = -1) -> int:

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "../arguments.h"
+#include "ahead_rounds.cuh"
 #include "kv_cache_update.cuh"
 #include "problems.h"
 #include "resident_bindings.h"
@@ -46,27 +47,33 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor
   return {tokens, durations, log_probs};
 }
 
+cuda::RecurrentProblem recurrent_problem(const PredictorSizes& sizes, const std::vector<Tensor>& weights,
+                                         const int* labels, const std::vector<Tensor>& state,
+                                         const Tensor& output) {
+  return {.labels = labels,
+          .embedding = weights[0].const_data_ptr(),
+          .weight = weights[1].const_data_ptr(),
+          .bias = static_cast<const float*>(weights[2].const_data_ptr()),
+          .projection = weights[3].const_data_ptr(),
+          .projection_bias = weights[4].const_data_ptr(),
+          .hidden = state[0].mutable_data_ptr(),
+          .cell = sizes.kind == PredictorKind::kLstm ? mutable_floats(state[1]) : nullptr,
+          .next_hidden = state.back().mutable_data_ptr(),
+          .output = output.mutable_data_ptr(),
+          .batch = static_cast<int>(sizes.batch),
+          .layers = static_cast<int>(sizes.layers),
+          .vocab_size = static_cast<int>(sizes.vocab),
+          .hidden_width = static_cast<int>(sizes.width),
+          .output_width = static_cast<int>(sizes.joint_width)};
+}
+
 template <typename T>
 cudaError_t launch_predictor(const PredictorSizes& sizes, const std::vector<Tensor>& weights,
                              const int* labels, const std::vector<Tensor>& state, const Tensor& output,
                              cudaStream_t stream) {
   const bool lstm = sizes.kind == PredictorKind::kLstm;
   if (lstm || sizes.kind == PredictorKind::kGru) {
-    const cuda::RecurrentProblem problem{.labels = labels,
-                                         .embedding = weights[0].const_data_ptr(),
-                                         .weight = weights[1].const_data_ptr(),
-                                         .bias = static_cast<const float*>(weights[2].const_data_ptr()),
-                                         .projection = weights[3].const_data_ptr(),
-                                         .projection_bias = weights[4].const_data_ptr(),
-                                         .hidden = state[0].mutable_data_ptr(),
-                                         .cell = lstm ? mutable_floats(state[1]) : nullptr,
-                                         .next_hidden = state.back().mutable_data_ptr(),
-                                         .output = output.mutable_data_ptr(),
-                                         .batch = static_cast<int>(sizes.batch),
-                                         .layers = static_cast<int>(sizes.layers),
-                                         .vocab_size = static_cast<int>(sizes.vocab),
-                                         .hidden_width = static_cast<int>(sizes.width),
-                                         .output_width = static_cast<int>(sizes.joint_width)};
+    const cuda::RecurrentProblem problem = recurrent_problem(sizes, weights, labels, state, output);
     return (lstm ? cuda::launch_lstm_step<T> : cuda::launch_gru_step<T>)(problem, stream);
   }
   return cuda::launch_stateless_step<T>({.labels = labels,
@@ -124,17 +131,24 @@ void kv_cache_update(Tensor keys, Tensor values, Tensor lengths, Tensor slots, T
 }
 
 // The scratch memory of the loop: [labels int32 [B], partials int32 [K]] with room for at least one partial a
-// row.
+// row. For an LSTM of 16-bit elements also the table of its input gates and memory for those of the state.
 int check_workspace(const CallContext& call, const std::vector<Tensor>& workspace,
-                    const cuda::JointProblem& joint) {
-  check(workspace.size() == 2, call.op, ": workspace must hold 2 tensors (labels, partials) on CUDA, got ",
-        workspace.size(), ".");
+                    const cuda::JointProblem& joint, const PredictorSizes& predictor) {
+  const bool ahead = predictor.kind == PredictorKind::kLstm && predictor.dtype != ScalarType::Float;
+  const size_t wanted = ahead ? 4 : 2;
+  check(workspace.size() == wanted, call.op, ": workspace must hold ", wanted, " tensors (labels, partials",
+        ahead ? ", gate_table, gates" : "", ") on CUDA, got ", workspace.size(), ".");
   call.tensor("workspace[0]", workspace[0], ScalarType::Int, {joint.batch});
   const int64_t words = workspace[1].numel();
   call.tensor("workspace[1]", workspace[1], ScalarType::Int, {words});
   const int64_t needed = static_cast<int64_t>(joint.rows()) * kPartialWords;
   check(words >= needed, call.op, ": workspace[1] must hold at least ", needed, " elements, got ", words,
         ".");
+  if (ahead) {
+    const int64_t width = predictor.width;
+    call.tensor("workspace[2]", workspace[2], ScalarType::Float, {predictor.vocab, width, 4});
+    call.tensor("workspace[3]", workspace[3], ScalarType::Float, {predictor.layers, joint.batch, width, 4});
+  }
   return needed == 0 ? 0 : static_cast<int>(std::min<int64_t>(words / needed, INT32_MAX));
 }
 
@@ -168,7 +182,7 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
     run_resident(call, sizes, problem, predictor_weights, predictor_state, predictor_output, workspace);
     return;
   }
-  const int room = check_workspace(call, workspace, problem.joint);
+  const int room = check_workspace(call, workspace, problem.joint, sizes.predictor);
   problem.labels = mutable_ints(workspace[0]);
   problem.partials = reinterpret_cast<cuda::JointPartial*>(mutable_ints(workspace[1]));
 
@@ -177,6 +191,19 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
     check_cuda(call.op, cuda::launch_clear_signal(problem.signal, launch.stream));
   } else {
     dispatch(sizes.joint.dtype, [&]<typename T>(T) {
+      if constexpr (!std::is_same_v<T, float>) {
+        if (workspace.size() == 4) {
+          const cuda::AheadProblem ahead{recurrent_problem(sizes.predictor, predictor_weights, problem.labels,
+                                                           predictor_state, predictor_output),
+                                         static_cast<const float4*>(workspace[2].const_data_ptr()),
+                                         static_cast<float4*>(workspace[3].mutable_data_ptr())};
+          if (cuda::ahead_rounds_support<T>(problem, ahead, room)) {
+            check_cuda(call.op,
+                       cuda::launch_ahead_rounds<T>(problem, ahead, static_cast<int>(rounds), launch.stream));
+            return;
+          }
+        }
+      }
       const int wanted =
           cuda::joint_column_splits<T>(problem.joint, multiprocessors(encoder.get_device_index()));
       problem.splits = std::min(wanted, room);

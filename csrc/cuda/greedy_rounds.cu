@@ -1,87 +1,16 @@
-// The rules of greedy RNN-T and TDT decoding, one block for a row.
-//
-// The joint has judged the next W frames of a row with the predictor output that the row has now. That output
-// stays valid over blanks, so the walk follows blanks (RNN-T: one frame each; TDT: their duration, at least
-// one) and stops at the first label, at the end of the window or at the end of the row. The warps merge the
-// partial results of kWarps frames at a time, each of them one, without knowing yet which frames the walk
-// will see: what it passes over, or what lies beyond the row, is merged in vain. Every thread takes the walk.
+// Launchers of the kernels that serve every batch.
 
-#include <algorithm>
-
-#include "greedy_rounds.cuh"
+#include "advance.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
-
-constexpr int kWarp = 32;
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * kWarp;
-
-__global__ void __launch_bounds__(kThreads) advance_kernel(GreedyProblem p) {
-  __shared__ JointPartial merged[kWarps];
-  const int row = blockIdx.x;
-  const int lane = threadIdx.x % kWarp;
-  const int warp = threadIdx.x / kWarp;
-  const int window = p.joint.window;
-  const int length = min(p.joint.lengths[row], p.joint.frames);
-  const int start = p.times[row];
-  const int count = p.counts[row];
-  const bool has_room = count < p.capacity;
-  RowState state{start, p.symbols[row]};
-  int label = -1;
-  for (int first = 0; first < window && label < 0 && has_room; first += kWarps) {
-    __syncthreads();
-    if (first + warp < window) {
-      const int64_t joint_row = static_cast<int64_t>(row) * window + first + warp;
-      const JointPartial best = merge_row(p.partials + joint_row * p.splits, p.splits, lane);
-      if (lane == 0) {
-        merged[warp] = best;
-      }
-    }
-    __syncthreads();
-    const int end = min(length, start + min(first + kWarps, window));
-    while (label < 0 && state.time < end) {
-      const JointPartial& best = merged[state.time - start - first];
-      const int duration = p.joint.num_durations > 0 ? p.durations[best.duration] : 0;
-      if (best.token == p.blank_id) {
-        state = {state.time + max(duration, 1), 0};
-        continue;
-      }
-      label = best.token;
-      if (threadIdx.x == 0) {
-        const int64_t index = static_cast<int64_t>(row) * p.capacity + count;
-        p.tokens[index] = label;
-        p.frames[index] = state.time;
-        p.token_durations[index] = duration;
-        p.log_probs[index] = chosen_log_prob(best);
-      }
-      state = after_label(state, duration, p.max_symbols);
-    }
-  }
-  // Every thread has read what thread 0 changes now.
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    const int new_count = count + (label >= 0 ? 1 : 0);
-    p.labels[row] = label;
-    p.times[row] = state.time;
-    p.symbols[row] = state.symbols;
-    p.counts[row] = new_count;
-    if (state.time < length && new_count < p.capacity) {
-      atomicAdd(p.signal.active, 1);
-      p.signal.set_condition(true);
-    }
-  }
-}
 
 __global__ void clear_signal_kernel(LoopSignal signal) { signal.clear(); }
 
 }  // namespace
 
 cudaError_t launch_advance(const GreedyProblem& problem, cudaStream_t stream) {
-  // No more warps than frames.
-  const int warps = std::min(problem.joint.window, kWarps);
-  advance_kernel<<<problem.joint.batch, warps * kWarp, 0, stream>>>(problem);
-  return cudaGetLastError();
+  return launch_advance(problem, NoStep{}, stream);
 }
 
 cudaError_t launch_clear_signal(const LoopSignal& signal, cudaStream_t stream) {

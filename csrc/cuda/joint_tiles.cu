@@ -9,8 +9,7 @@
 // row; what a column group has found stays in shared memory until the block merges its groups into one
 // JointPartial for each row.
 
-#include <type_traits>
-
+#include "joint_activation.cuh"
 #include "joint_tiles.cuh"
 #include "shared_memory.cuh"
 #include "tile_plan.cuh"
@@ -25,42 +24,6 @@ struct FrameRow {
   int batch;
   int frame;
 };
-
-template <typename T>
-using Pair = std::conditional_t<std::is_same_v<T, float>, float2,
-                                std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>>;
-
-// Sums rounded to the element type. The packed sum is rounded once, a sum in float would be rounded twice,
-// and both give the same number: float has more than twice the digits.
-template <typename P>
-__device__ inline P add(P a, P b) {
-  return __hadd2(a, b);
-}
-template <>
-__device__ inline float2 add(float2 a, float2 b) {
-  return {a.x + b.x, a.y + b.y};
-}
-
-template <typename P>
-__device__ inline P positive(P pair) {
-  return __hmax2_nan(pair, P{});
-}
-template <>
-__device__ inline float2 positive(float2 pair) {
-  return {activate(pair.x, Activation::kRelu), activate(pair.y, Activation::kRelu)};
-}
-
-// activation(a + b), the sum and the result rounded to T.
-template <typename T, typename Function>
-__device__ inline uint4 activated(const uint4& a, const uint4& b, Function function) {
-  uint4 out;
-#pragma unroll
-  for (int i = 0; i < kVector<T> / 2; ++i) {
-    const auto sum = add(reinterpret_cast<const Pair<T>*>(&a)[i], reinterpret_cast<const Pair<T>*>(&b)[i]);
-    reinterpret_cast<Pair<T>*>(&out)[i] = function(sum);
-  }
-  return out;
-}
 
 // Row r of the operand belongs to warp r % kWarps; rows from `count` on and the depth beyond `width` are 0.
 template <typename T, int kTiles, typename Function>
@@ -215,14 +178,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     return;
   }
   __syncthreads();
-  if (p.activation == Activation::kRelu) {
-    build_activations<T, kTiles>(shared_bytes, p, rows, count, [](Pair<T> sum) { return positive(sum); });
-  } else {
-    build_activations<T, kTiles>(shared_bytes, p, rows, count, [&](Pair<T> sum) {
-      return Pair<T>{from_float<T>(activate(to_float(sum.x), p.activation)),
-                     from_float<T>(activate(to_float(sum.y), p.activation))};
-    });
-  }
+  with_activation<T>(p.activation, [&](auto function) {
+    build_activations<T, kTiles>(shared_bytes, p, rows, count, function);
+  });
   __syncthreads();
 
   float* exchange = reinterpret_cast<float*>(shared_bytes + kRows * row_stride(vectors));

@@ -52,6 +52,21 @@ __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// Programmatic dependent launch, from sm_90 on; before it, and for kernels launched without, nothing happens
+// between two kernels. Waits until the kernel before has finished and what it wrote can be read.
+__device__ inline void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Lets the blocks of the next kernel start, up to their own wait, where there is room for them.
+__device__ inline void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // The greater of two; NaN where one of them is.
 __device__ inline float max_nan(float a, float b) {
   float out;

@@ -10,20 +10,27 @@ from .rules import GreedyRules
 from .state import DecodeState
 from .weights import JointWeights, PredictorWeights
 
-# Words of one partial result of the joint, and how many results the CUDA kernel likes to have for each
-# multiprocessor.
+# Words of one partial result of the joint, how many results the CUDA kernel likes to have for each
+# multiprocessor, and of how many columns one is where there are many rows.
 PARTIAL_WORDS = 5
 PARTIALS_PER_MULTIPROCESSOR = 192
+PARTIAL_COLUMNS = 128
 
 
-def loop_workspace(batch: int, window: int, device: torch.device) -> list[Tensor]:
-    """Scratch tensors of `ops.greedy_rounds_`: none on the CPU."""
-    if device.type == "cpu":
+def loop_workspace(predictor: PredictorWeights, columns: int, batch: int, window: int) -> list[Tensor]:
+    """Scratch tensors of `ops.greedy_rounds_` for a joint of so many columns: none on the CPU."""
+    first = predictor.weights[0]
+    if first.device.type == "cpu":
         return []
-    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-    partials = batch * window + PARTIALS_PER_MULTIPROCESSOR * multiprocessors
+    multiprocessors = torch.cuda.get_device_properties(first.device).multi_processor_count
+    splits = -(-columns // PARTIAL_COLUMNS)
+    partials = batch * window * (1 + splits) + PARTIALS_PER_MULTIPROCESSOR * multiprocessors
     sizes = (batch, PARTIAL_WORDS * partials)
-    return [torch.zeros(size, dtype=torch.int32, device=device) for size in sizes]
+    workspace = [first.new_zeros(size, dtype=torch.int32) for size in sizes]
+    if predictor.kind == "lstm" and first.dtype != torch.float32:
+        gates = first.new_zeros(len(predictor.weights[1]), batch, first.shape[1], 4, dtype=torch.float32)
+        workspace += [predictor.gate_table, gates]
+    return workspace
 
 
 class LoopBuffers:
@@ -31,8 +38,8 @@ class LoopBuffers:
 
     Memory, with C = T * max_symbols: B * T * J elements of the weights' dtype for the encoder, 16 * B * C
     bytes for the results, 2 * L * B * H elements for the state of an LSTM or a GRU, 4 * L * B * H bytes for
-    an LSTM's cells, B * J elements for the predictor's output, and on a GPU 20 * (B * W + 192 *
-    multiprocessors) bytes of scratch.
+    an LSTM's cells, B * J elements for the predictor's output, and on a GPU 20 * (B * W * (1 + (V + N) / 128)
+    + 192 * multiprocessors) bytes of scratch; for an LSTM of 16-bit elements 16 * L * B * H more.
     """
 
     def __init__(
@@ -59,7 +66,7 @@ class LoopBuffers:
         )
         self.log_probs = torch.empty(batch, capacity, dtype=torch.float32, device=device)
         self.active = torch.zeros(1, dtype=torch.int32, device=device)
-        self.workspace = loop_workspace(batch, rules.window, device)
+        self.workspace = loop_workspace(predictor, weight.shape[0], batch, rules.window)
 
     def load(self, encoder_output: Tensor, lengths: Tensor, state: DecodeState) -> None:
         """Put a batch into the first rows; the other rows have no frames.

@@ -14,8 +14,6 @@ from .rules import GreedyRules
 from .state import DecodeState
 from .weights import JointWeights, PredictorWeights
 
-# Labels whose input gates are computed at once, in float64.
-TABLE_PART = 2048
 # The largest batch for which this kernel is measured to be faster than a graph of masked rounds.
 MOST_ROWS = {torch.float32: 256, torch.bfloat16: 192, torch.float16: 192}
 
@@ -25,24 +23,6 @@ def best_window(batch: int, dtype: torch.dtype) -> int:
     if dtype == torch.float32:
         return 8 if batch <= 8 else 6 if batch <= 16 else 3
     return 8 if batch <= 16 else 6
-
-
-def gate_table(predictor: PredictorWeights) -> Tensor:
-    """[V, H, 4] float32: what every label adds to the gates i, f, g, o of layer 0, with the biases.
-
-    Empty for a stateless predictor. Computed in float64, which no setting of TF32 touches.
-    """
-    first = predictor.weights[0]
-    if predictor.kind != "lstm":
-        return first.new_zeros(0, first.shape[2], 4, dtype=torch.float32)
-    _, weight, bias, *_ = predictor.weights
-    vocab_size, width = first.shape
-    input_weight = weight[0, :, :width].double().t()
-    table = first.new_empty(vocab_size, width, 4, dtype=torch.float32)
-    for part, labels in zip(table.split(TABLE_PART), first.split(TABLE_PART), strict=True):
-        gates = labels.double() @ input_weight + bias[0].double()
-        part.copy_(gates.view(len(labels), 4, width).transpose(1, 2))
-    return table
 
 
 class ResidentRunner:
@@ -100,7 +80,7 @@ class ResidentRunner:
             rules.max_symbols,
             self._predictor.kind,
             self._predictor.weights,
-            gate_table(self._predictor),
+            self._predictor.gate_table,
         )
         torch.cuda.current_stream(self._device).synchronize()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from .modules import GruPredictor, Joint, LstmPredictor, StatelessPredictor
 
 Predictor = LstmPredictor | GruPredictor | StatelessPredictor
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Labels whose input gates are computed at once, in float64.
+TABLE_PART = 2048
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,24 @@ class PredictorWeights:
     def batch_dims(self) -> tuple[int, ...]:
         """The batch dimension of each state tensor that lasts; the last of an LSTM or a GRU is scratch."""
         return {"lstm": (1, 1), "gru": (1,)}.get(self.kind, (0,))
+
+    @cached_property
+    def gate_table(self) -> Tensor:
+        """[V, H, 4] float32: what every label adds to the gates i, f, g, o of layer 0, with the biases.
+
+        Empty for a stateless predictor. Computed in float64, which no setting of TF32 touches.
+        """
+        first = self.weights[0]
+        if self.kind != "lstm":
+            return first.new_zeros(0, first.shape[2], 4, dtype=torch.float32)
+        _, weight, bias, *_ = self.weights
+        vocab_size, width = first.shape
+        input_weight = weight[0, :, :width].double().t()
+        table = first.new_empty(vocab_size, width, 4, dtype=torch.float32)
+        for part, labels in zip(table.split(TABLE_PART), first.split(TABLE_PART), strict=True):
+            gates = labels.double() @ input_weight + bias[0].double()
+            part.copy_(gates.view(len(labels), 4, width).transpose(1, 2))
+        return table
 
 
 def pack_predictor(predictor: Predictor) -> PredictorWeights:

@@ -7,7 +7,6 @@ from op_cases import DEVICES, op_weights, zero_state
 from rnnt_fastdecode import ArgumentError, ops
 from rnnt_fastdecode.reference.decode import greedy_decode
 from rnnt_fastdecode.reference.planted import plant
-from rnnt_fastdecode.transducer.resident import gate_table
 from rnnt_fastdecode.transducer.weights import PredictorWeights
 
 TDT = (0, 1, 2, 4)
@@ -42,7 +41,7 @@ class Decoding:
             max_symbols,
             kind,
             weights,
-            None if kind == "gru" else gate_table(PredictorWeights(kind, weights)),
+            None if kind == "gru" else PredictorWeights(kind, weights).gate_table,
         ]
         carried = zero_state(weights, kind, 1, net.blank_id, torch.float32, device)
         output = torch.zeros(1, 64, device=device)

@@ -8,7 +8,7 @@ import torch
 
 from rnnt_fastdecode import ArgumentError, GreedyDecoder
 from rnnt_fastdecode.reference.ops import lstm_step
-from rnnt_fastdecode.transducer.resident import MOST_ROWS, best_window, gate_table
+from rnnt_fastdecode.transducer.resident import MOST_ROWS, best_window
 from rnnt_fastdecode.transducer.weights import pack_predictor
 
 TDT = (0, 1, 2, 3, 4)
@@ -67,7 +67,7 @@ def test_many_rows_get_no_wider_window_than_few(dtype):
 def test_the_gate_table_is_the_first_layer_of_a_step_without_history(plant):
     """With a zero state, the gates are the table's alone: the reference's hidden value follows from them."""
     network, predictor, _ = plant(vocab_size=33, joint_width=32, num_layers=2)
-    table = gate_table(pack_predictor(predictor))
+    table = pack_predictor(predictor).gate_table
     assert table.shape == (33, 32, 4) and table.dtype == torch.float32
     zero = torch.zeros(2, 32)
     for label in (0, 5, 32):
@@ -80,7 +80,7 @@ def test_the_gate_table_is_the_first_layer_of_a_step_without_history(plant):
 
 def test_a_stateless_predictor_needs_no_gate_table(plant):
     predictor = plant(predictor_kind="stateless")[1]
-    assert gate_table(pack_predictor(predictor)).numel() == 0
+    assert pack_predictor(predictor).gate_table.numel() == 0
 
 
 @pytest.mark.gpu
@@ -145,6 +145,19 @@ class TestOnGpu:
             assert len(alike) >= 0.9 * rows
             for ours, theirs in alike:
                 assert ours.log_probs == pytest.approx(theirs.log_probs, abs=0.02)
+
+    @pytest.mark.parametrize("dtype", HALVES)
+    @pytest.mark.parametrize("layers, vocab_size, width", [(1, 129, 320), (3, 77, 200), (2, 1025, 640)])
+    def test_a_graph_decodes_any_number_of_rows_as_the_cpu_does(
+        self, plant, layers, vocab_size, width, dtype
+    ):
+        parts = plant(vocab_size=vocab_size, joint_width=width, num_layers=layers)
+        encoder, lengths = ragged(parts[0], 700, 30)
+        encoder = encoder.to(dtype)
+        want = lists(make(parts, torch.float32, device="cpu")(encoder.float(), lengths))
+        for rows in (31, 100, 190, 300, 700):
+            decoder = make(parts, dtype, engine="graph")
+            assert lists(decoder(encoder[:rows].cuda(), lengths[:rows])) == want[:rows]
 
     @pytest.mark.parametrize("engine", ["resident", "graph"])
     @pytest.mark.parametrize("window", range(1, 17))

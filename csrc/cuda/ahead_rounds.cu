@@ -1,0 +1,185 @@
+// A round in L + 2 kernels: the joint with the recurrent halves of the gates; the walk with the first layer's
+// cells; the other layers; the projection.
+
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+#include "advance.cuh"
+#include "ahead_rounds.cuh"
+#include "dependent_launch.cuh"
+#include "joint_blocks.cuh"
+#include "shared_memory.cuh"
+
+namespace rnnt_fastdecode::cuda {
+namespace {
+
+using namespace product;
+
+template <typename T, typename Product, typename Function>
+__global__ void __launch_bounds__(kThreads, 2)
+    joint_and_gates_kernel(JointProblem joint, Function activation, JointPartial* partials, int splits,
+                           int joint_tiles, AheadProblem ahead, int batch_tiles) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  int block = blockIdx.x;
+  if (block < joint_tiles * splits) {
+    JointBlock<T, Product, Function>::run(joint, activation, shared, block / splits, block % splits, partials,
+                                          splits);
+    return;
+  }
+  block -= joint_tiles * splits;
+  const int unit_tiles = ceil_div(ahead.lstm.hidden_width, GateBlock<T, Product>::kUnits);
+  GateBlock<T, Product>::run_recurrent(ahead, joint, shared, block % batch_tiles,
+                                       block / batch_tiles / unit_tiles, block / batch_tiles % unit_tiles);
+}
+
+template <typename T, typename Product>
+__global__ void __launch_bounds__(kThreads, 2) lstm_layer_kernel(AheadProblem ahead, int layer) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  GateBlock<T, Product>::run_layer(ahead, shared, blockIdx.x, layer, blockIdx.y);
+}
+
+template <typename T, typename Product>
+__global__ void __launch_bounds__(kThreads, 2) projection_kernel(RecurrentProblem p) {
+  extern __shared__ __align__(1024) unsigned char shared[];
+  ProjectionBlock<T, Product>::run(p, shared, blockIdx.x, blockIdx.y);
+}
+
+template <typename Kernel, typename... Args>
+cudaError_t launch(Kernel kernel, dim3 grid, int bytes, cudaStream_t stream, Args... args) {
+  const cudaError_t error = allow_shared_memory(kernel);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  return launch_dependent(kernel, grid, kThreads, bytes, stream, args...);
+}
+
+constexpr int kJointColumns = 128;
+
+int joint_splits(const JointProblem& p) { return ceil_div(p.columns(), kJointColumns); }
+
+template <typename T, int kTiles, int kRowGroups>
+cudaError_t launch_joint(const GreedyProblem& p, const AheadProblem& ahead, cudaStream_t stream) {
+  using Product = BlockProduct<T, kTiles, kRowGroups>;
+  const RecurrentProblem& lstm = ahead.lstm;
+  static_assert(Product::kColumns == kJointColumns);
+  const int joint_tiles = ceil_div(p.joint.rows(), Product::kRows);
+  const int batch_tiles = ceil_div(lstm.batch, Product::kRows);
+  const int unit_tiles = ceil_div(lstm.hidden_width, GateBlock<T, Product>::kUnits);
+  const int blocks = joint_tiles * p.splits + batch_tiles * unit_tiles * lstm.layers;
+  return with_activation<T>(p.joint.activation, [&]<typename Function>(Function activation) {
+    return launch(joint_and_gates_kernel<T, Product, Function>, blocks,
+                  std::max(Product::kBytes, JointBlock<T, Product, Function>::kBytes), stream, p.joint,
+                  activation, p.partials, p.splits, joint_tiles, ahead, batch_tiles);
+  });
+}
+
+template <typename T, int kTiles, int kRowGroups>
+cudaError_t launch_layer(const AheadProblem& ahead, int layer, cudaStream_t stream) {
+  using Product = BlockProduct<T, kTiles, kRowGroups>;
+  const dim3 grid(ceil_div(ahead.lstm.batch, Product::kRows),
+                  ceil_div(ahead.lstm.hidden_width, GateBlock<T, Product>::kUnits));
+  return launch(lstm_layer_kernel<T, Product>, grid, Product::kBytes, stream, ahead, layer);
+}
+
+template <typename T, int kTiles, int kRowGroups>
+cudaError_t launch_projection(const RecurrentProblem& p, cudaStream_t stream) {
+  using Product = BlockProduct<T, kTiles, kRowGroups>;
+  const dim3 grid(ceil_div(p.batch, Product::kRows), ceil_div(p.output_width, Product::kColumns));
+  return launch(projection_kernel<T, Product>, grid, Product::kBytes, stream, p);
+}
+
+int choice(const char* name, int otherwise) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? otherwise : std::atoi(value);
+}
+
+template <typename T>
+cudaError_t round(const GreedyProblem& p, const AheadProblem& ahead, cudaStream_t stream) {
+  const int batch = ahead.lstm.batch;
+  cudaError_t error;
+  switch (choice("TJ", batch <= 48 ? 0 : batch <= 160 ? 1 : 2)) {
+    case 0:
+      error = launch_joint<T, 2, 2>(p, ahead, stream);
+      break;
+    case 1:
+      error = launch_joint<T, 4, 2>(p, ahead, stream);
+      break;
+    default:
+      error = launch_joint<T, 8, 2>(p, ahead, stream);
+      break;
+  }
+  if (error == cudaSuccess) {
+    error = launch_advance(p, FirstLayer<T>{ahead}, stream);
+  }
+  for (int layer = 1; layer < ahead.lstm.layers && error == cudaSuccess; ++layer) {
+    switch (choice("TL", batch <= 128 ? 0 : batch <= 256 ? 2 : 3)) {
+      case 0:
+        error = launch_layer<T, 2, 4>(ahead, layer, stream);
+        break;
+      case 1:
+        error = launch_layer<T, 2, 2>(ahead, layer, stream);
+        break;
+      case 2:
+        error = launch_layer<T, 4, 2>(ahead, layer, stream);
+        break;
+      default:
+        error = launch_layer<T, 8, 2>(ahead, layer, stream);
+        break;
+    }
+  }
+  if (error == cudaSuccess) {
+    switch (choice("TP", batch <= 128 ? 0 : batch <= 256 ? 1 : 2)) {
+      case 0:
+        error = launch_projection<T, 1, 4>(ahead.lstm, stream);
+        break;
+      case 1:
+        error = launch_projection<T, 1, 8>(ahead.lstm, stream);
+        break;
+      default:
+        error = launch_projection<T, 2, 4>(ahead.lstm, stream);
+        break;
+    }
+  }
+  return error;
+}
+
+bool are_vectors(const void* pointer) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0;
+}
+
+}  // namespace
+
+template <typename T>
+bool ahead_rounds_support(const GreedyProblem& problem, const AheadProblem& ahead, int room) {
+  const JointProblem& joint = problem.joint;
+  const RecurrentProblem& lstm = ahead.lstm;
+  const void* const pointers[] = {joint.encoder,   joint.predictor, joint.weight, lstm.weight,
+                                  lstm.projection, lstm.hidden,     ahead.table,  ahead.gates};
+  return joint_splits(joint) <= room && joint.width % kVector<T> == 0 &&
+         joint.encoder_batch_stride % kVector<T> == 0 && lstm.hidden_width % kVector<T> == 0 &&
+         std::all_of(std::begin(pointers), std::end(pointers), are_vectors);
+}
+
+template <typename T>
+cudaError_t launch_ahead_rounds(GreedyProblem problem, const AheadProblem& ahead, int rounds,
+                                cudaStream_t stream) {
+  problem.splits = joint_splits(problem.joint);
+  cudaError_t error = launch_clear_signal(problem.signal, stream);
+  // The last round alone says how many rows are active.
+  const LoopSignal signal = std::exchange(problem.signal, {});
+  for (int i = 0; i < rounds && error == cudaSuccess; ++i) {
+    problem.signal = i + 1 < rounds ? LoopSignal{} : signal;
+    error = round<T>(problem, ahead, stream);
+  }
+  return error;
+}
+
+#define INSTANTIATE(T)                                                                   \
+  template bool ahead_rounds_support<T>(const GreedyProblem&, const AheadProblem&, int); \
+  template cudaError_t launch_ahead_rounds<T>(GreedyProblem, const AheadProblem&, int, cudaStream_t);
+INSTANTIATE(__nv_bfloat16)
+INSTANTIATE(__half)
+#undef INSTANTIATE
+
+}  // namespace rnnt_fastdecode::cuda

@@ -1,0 +1,220 @@
+// A block's share of an LSTM prediction network whose rounds are prepared ahead, for many rows of 16-bit
+// elements. The recurrent halves of all layers' gates depend on the state alone: they are computed beside the
+// joint, for every row that has a frame, before it is known which of them get a label. What a label adds to
+// the first layer's gates is in a table. So the steps between a label and the next joint are the first
+// layer's cells, the input half of every other layer, and the projection.
+#pragma once
+
+#include "block_product.cuh"
+#include "joint_argmax.cuh"
+#include "predictor_step.cuh"
+
+namespace rnnt_fastdecode::cuda {
+
+struct AheadProblem {
+  RecurrentProblem lstm;  // next_hidden is not used: who writes `hidden` runs after all who read it
+  const float4* table;    // [V, H] gates i, f, g, o of the first layer, with biases
+  float4* gates;          // [L, B, H] scratch: recurrent halves, from the second layer on with biases
+};
+
+// The new state of a unit out of the sums of its gates.
+template <typename T>
+__device__ inline void update_unit(const RecurrentProblem& p, int64_t place, float i, float f, float g,
+                                   float o) {
+  const float cell = quick_sigmoid(f) * p.cell[place] + quick_sigmoid(i) * quick_tanh(g);
+  p.cell[place] = cell;
+  static_cast<T*>(p.hidden)[place] = from_float<T>(quick_sigmoid(o) * quick_tanh(cell));
+}
+
+// The first layer's step of a row, by a whole block.
+template <typename T>
+struct FirstLayer {
+  static constexpr int kWarps = 8;
+
+  AheadProblem ahead;
+
+  __device__ void operator()(int row, int label) const {
+    const RecurrentProblem& p = ahead.lstm;
+    for (int unit = threadIdx.x; unit < p.hidden_width; unit += blockDim.x) {
+      const float4 a = ahead.gates[static_cast<int64_t>(row) * p.hidden_width + unit];
+      const float4 b = __ldg(ahead.table + static_cast<int64_t>(label) * p.hidden_width + unit);
+      update_unit<T>(p, static_cast<int64_t>(row) * p.hidden_width + unit, a.x + b.x, a.y + b.y, a.z + b.z,
+                     a.w + b.w);
+    }
+  }
+};
+
+namespace product {
+
+// The batch rows of a block.
+template <typename T, typename Product>
+struct BatchRows {
+  int rows[Product::kRows];
+
+  // Of the rows that are wanted: those of this tile. Returns how many.
+  template <typename Wanted>
+  __device__ int find(int batch, int tile, Wanted wanted) {
+    const int first = tile * Product::kRows;
+    const int all = find_items<Product::kRows>(
+        batch, first, [&](int row) { return wanted(row) ? 1 : 0; },
+        [&](int place, int row, int) { rows[place] = row; });
+    __syncthreads();
+    return min(all - first, Product::kRows);
+  }
+
+  // Adds hidden values of a layer times the product's weights to the sums.
+  __device__ void multiply_hidden(const RecurrentProblem& p, Product& product, int layer, int count,
+                                  float (&sums)[Product::kSumTiles][kSums]) const {
+    if (count <= 0) {
+      return Product::give_up();
+    }
+    const int64_t vectors = p.hidden_width / kVector<T>;
+    const auto* hidden = static_cast<const uint4*>(p.hidden) + layer * p.batch * vectors;
+    const uint4* operands[Product::kOwnRows];
+#pragma unroll
+    for (int i = 0; i < Product::kOwnRows; ++i) {
+      const int r = Product::own_row() + i * Product::kStrip;
+      operands[i] = r < count ? hidden + rows[r] * vectors : nullptr;
+    }
+    product.multiply(sums, count, operands, [](int, auto) {});
+  }
+
+  // Calls visit(row, tile, j) for the rows that the lane's sums belong to.
+  template <typename Visit>
+  __device__ void for_own_rows(int count, Visit visit) const {
+    const int first = Product::row_group() * Product::kSumTiles * kOctet + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int tile = 0; tile < Product::kSumTiles; ++tile) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int r = first + tile * kOctet + j;
+        if (r < count) {
+          visit(rows[r], tile, j);
+        }
+      }
+    }
+  }
+};
+
+// The four gates of kUnits units of a layer: a warp's octets are the gates of eight units.
+template <typename T, typename Product>
+class GateBlock {
+ public:
+  static constexpr int kUnits = Product::kColumns / kOctets;
+
+  // The recurrent halves of rows that have a frame.
+  __device__ static void run_recurrent(const AheadProblem& ahead, const JointProblem& joint,
+                                       unsigned char* shared, int row_tile, int layer, int unit_tile) {
+    const RecurrentProblem& p = ahead.lstm;
+    __shared__ BatchRows<T, Product> rows;
+    Product product(shared, weight_rows(p, layer, unit_tile, true), p.hidden_width / kVector<T>);
+    ptx::wait_for_kernel_before();
+    ptx::let_next_kernel_start();
+    const int count = rows.find(
+        p.batch, row_tile, [&](int row) { return joint.times[row] < min(joint.lengths[row], joint.frames); });
+    const int unit = own_unit(unit_tile);
+    const int64_t start = static_cast<int64_t>(layer) * p.batch * p.hidden_width;
+    float sums[Product::kSumTiles][kSums] = {};
+    rows.multiply_hidden(p, product, layer, count, sums);
+    if (unit >= p.hidden_width) {
+      return;
+    }
+    float bias[kOctets] = {};
+    if (layer > 0) {
+      load_bias(bias, p, layer, unit);
+    }
+    rows.for_own_rows(count, [&](int row, int tile, int j) {
+      const auto& s = sums[tile];
+      ahead.gates[start + static_cast<int64_t>(row) * p.hidden_width + unit] = {
+          s[j] + bias[0], s[2 + j] + bias[1], s[4 + j] + bias[2], s[6 + j] + bias[3]};
+    });
+  }
+
+  // The step of a layer after the first, of rows that have a label.
+  __device__ static void run_layer(const AheadProblem& ahead, unsigned char* shared, int row_tile, int layer,
+                                   int unit_tile) {
+    const RecurrentProblem& p = ahead.lstm;
+    __shared__ BatchRows<T, Product> rows;
+    Product product(shared, weight_rows(p, layer, unit_tile, false), p.hidden_width / kVector<T>);
+    ptx::wait_for_kernel_before();
+    ptx::let_next_kernel_start();
+    const int count = rows.find(p.batch, row_tile, [&](int row) { return p.labels[row] >= 0; });
+    const int unit = own_unit(unit_tile);
+    const int64_t start = static_cast<int64_t>(layer) * p.batch * p.hidden_width;
+    float sums[Product::kSumTiles][kSums] = {};
+    rows.multiply_hidden(p, product, layer - 1, count, sums);
+    if (unit >= p.hidden_width) {
+      return;
+    }
+    rows.for_own_rows(count, [&](int row, int tile, int j) {
+      const int64_t place = start + static_cast<int64_t>(row) * p.hidden_width + unit;
+      const float4 ready = ahead.gates[place];
+      const auto& s = sums[tile];
+      update_unit<T>(p, place, s[j] + ready.x, s[2 + j] + ready.y, s[4 + j] + ready.z, s[6 + j] + ready.w);
+    });
+  }
+
+ private:
+  __device__ static int own_unit(int unit_tile) {
+    return unit_tile * kUnits + Product::column_group() * kOctet + static_cast<int>(threadIdx.x) % kWarp / 4;
+  }
+
+  __device__ static void load_bias(float (&bias)[kOctets], const RecurrentProblem& p, int layer, int unit) {
+#pragma unroll
+    for (int gate = 0; gate < kOctets; ++gate) {
+      bias[gate] = p.bias[(static_cast<int64_t>(layer) * kOctets + gate) * p.hidden_width + unit];
+    }
+  }
+
+  // The weights of the block's units: the recurrent half or that of the input.
+  __device__ static WeightRows weight_rows(const RecurrentProblem& p, int layer, int unit_tile,
+                                           bool recurrent) {
+    const int vectors = p.hidden_width / kVector<T>;
+    const int64_t gate = static_cast<int64_t>(layer) * kOctets + Product::own_row() / kOctet;
+    const int first = unit_tile * kUnits + Product::own_row() % kOctet;
+    const int64_t row = gate * p.hidden_width + min(first, p.hidden_width - 1);
+    return {static_cast<const uint4*>(p.weight) + (2 * row + (recurrent ? 1 : 0)) * vectors,
+            static_cast<int64_t>(kOctet) * 2 * vectors, ceil_div(p.hidden_width - first, kOctet)};
+  }
+};
+
+// Columns of the projection of rows that have a label.
+template <typename T, typename Product>
+struct ProjectionBlock {
+  __device__ static void run(const RecurrentProblem& p, unsigned char* shared, int row_tile,
+                             int column_tile) {
+    __shared__ BatchRows<T, Product> rows;
+    const int vectors = p.hidden_width / kVector<T>;
+    const int first = column_tile * Product::kColumns;
+    const int own = first + Product::own_row();
+    const WeightRows weights{static_cast<const uint4*>(p.projection) +
+                                 static_cast<int64_t>(min(own, p.output_width - 1)) * vectors,
+                             static_cast<int64_t>(Product::kStrip) * vectors,
+                             ceil_div(p.output_width - own, Product::kStrip)};
+    Product product(shared, weights, vectors);
+    ptx::wait_for_kernel_before();
+    ptx::let_next_kernel_start();
+    const int count = rows.find(p.batch, row_tile, [&](int row) { return p.labels[row] >= 0; });
+    float sums[Product::kSumTiles][kSums] = {};
+    rows.multiply_hidden(p, product, p.layers - 1, count, sums);
+
+    const T* bias = static_cast<const T*>(p.projection_bias);
+    T* output = static_cast<T*>(p.output);
+    const int column =
+        first + Product::column_group() * kWarpColumns + static_cast<int>(threadIdx.x) % kWarp / 4;
+#pragma unroll
+    for (int octet = 0; octet < kOctets; ++octet) {
+      const int c = column + octet * kOctet;
+      if (c < p.output_width) {
+        const float own_bias = to_float(bias[c]);
+        rows.for_own_rows(count, [&](int row, int tile, int j) {
+          output[static_cast<int64_t>(row) * p.output_width + c] =
+              from_float<T>(sums[tile][2 * octet + j] + own_bias);
+        });
+      }
+    }
+  }
+};
+
+}  // namespace product
+}  // namespace rnnt_fastdecode::cuda
