@@ -18,7 +18,7 @@ MOST_ROWS = {torch.float32: 256, torch.bfloat16: 192, torch.float16: 192}
 def best_window(batch: int, dtype: torch.dtype) -> int:
     """Frames to judge at once, as measured: many while tiles have room, few where float32 products bind."""
     if dtype == torch.float32:
-        return 8 if batch <= 8 else 6 if batch <= 16 else 3
+        return 8 if batch <= 24 else 4
     return 8 if batch < 8 else 6
 
 
