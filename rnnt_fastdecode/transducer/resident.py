@@ -15,13 +15,13 @@ from .state import DecodeState
 from .weights import JointWeights, PredictorWeights
 
 # The largest batch for which this kernel is measured to be faster than a graph of masked rounds.
-MOST_ROWS = {torch.float32: 256, torch.bfloat16: 192, torch.float16: 192}
+MOST_ROWS = {torch.float32: 512, torch.bfloat16: 96, torch.float16: 96}
 
 
 def best_window(batch: int, dtype: torch.dtype) -> int:
     """Frames to judge at once at most, as measured: many while tiles have room, few where products bind."""
     if dtype == torch.float32:
-        return 8 if batch <= 8 else 6 if batch <= 16 else 3
+        return 8 if batch <= 24 else 4
     return 8 if batch <= 16 else 6
 
 

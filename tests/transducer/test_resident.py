@@ -47,6 +47,14 @@ def test_the_benchmark_shape(batch, durations):
     check(*both(planted.transducer, encoder, lengths, window=8))
 
 
+@pytest.mark.parametrize("window", [2, 8, 13])
+@pytest.mark.parametrize("batch", [2, 5, 12, 20, 128])
+def test_windows_and_batches(batch, window):
+    planted = plant(joint_width=96, durations=(0, 2, 4, 8), seed=20)
+    encoder, lengths = ragged(planted, batch, frames=30, seed=21)
+    check(*both(planted.transducer, encoder, lengths, window=window))
+
+
 @pytest.mark.parametrize("batch", [2, 40])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize(("hidden", "joint_width"), [(320, 64), (64, 48), (636, 636)])
@@ -76,9 +84,9 @@ def test_activations(activation, batch):
 
 
 @pytest.mark.parametrize("batch", [2, 9])
-@pytest.mark.parametrize("blank_id", [0, 4999])
-def test_many_columns_for_a_block(blank_id, batch):
-    planted = plant(vocab_size=5000, joint_width=128, durations=TDT, blank_id=blank_id, seed=7)
+@pytest.mark.parametrize(("vocab", "blank_id"), [(5000, 0), (5000, 4999), (9000, 8999)])
+def test_many_columns_for_a_block(vocab, blank_id, batch):
+    planted = plant(vocab_size=vocab, joint_width=128, durations=TDT, blank_id=blank_id, seed=7)
     encoder, lengths = ragged(planted, batch, frames=16, seed=8)
     check(*both(planted.transducer, encoder, lengths, window=3))
 

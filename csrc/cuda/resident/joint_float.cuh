@@ -1,173 +1,254 @@
-// The joint network of the resident decoder in fp32. A block judges groups of live rows for its columns,
-// eight (row, frame) pairs at a time: activated sums of encoder and predictor go to shared memory slice by
-// slice, the products' parts of the 8 warps too, and warp i merges the columns of every eighth pair. The
-// best column of each pair goes out first, the sum of the exponentials after it, when nobody waits.
+// The joint network of the resident decoder in fp32. A block owns tiles of columns and judges, of its slot's
+// live rows, eight (row, frame) pairs at a time. Such a tile of pairs is the work of one warp, or of 2, 4 or
+// 8 that share its depth: no barrier of the block, every warp waits for its own rows only.
+//
+// A lane (k = lane / 4, q = lane % 4) multiplies all eight pairs with the columns q, q + 4, q + 8, ... of the
+// tile, at the depths 32 s + 4 k .. + 3 of every step s. Activated sums of encoder and predictor pass through
+// the warp's own shared memory, some steps at a time; the next ones are on their way meanwhile. At the end
+// the products are halved from lane to lane until lane (k, q) has pair k.
 #pragma once
 
 #include "product_float.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
-constexpr int kTilePairs = 8;
-
-// What a block knows of a pair after some of its tiles of columns.
+// The best of a pair's columns so far, and the sum of exp(logit - value_of(sum_order)).
 struct FloatBest {
-  unsigned order;
-  int token;
-  unsigned duration_order;
-  int duration;
-  unsigned sum_order;
-  float sum;  // of exp(logit - value_of(sum_order))
+  unsigned order = 0;
+  int token = INT32_MAX;
+  unsigned duration_order = 0;
+  int duration = INT32_MAX;
+  unsigned sum_order = 0;
+  float sum = 0.0f;
 };
 static_assert(sizeof(FloatBest) == kFloatBestBytes);
 
-// A lane multiplies LaneColumns columns: a tile has 4 times as many, at most one for each lane of a warp.
-template <int LaneColumns>
+// Staged: steps that pass through shared memory at a time.
+template <int LaneColumns, int Staged>
 struct FloatJoint {
-  static constexpr int kColumns = 4 * LaneColumns;
-  static constexpr int kStride = kColumns + 1;
-  using Weights = float[LaneColumns][kLaneDepth];
+  static constexpr int kPairs = 8;
+  static constexpr int kColumns = kColumnLanes * LaneColumns;
+  static constexpr int kStepDepth = 4 * kDepthLanes;
+  static constexpr int kStages = (kFloatWidth / kStepDepth + Staged - 1) / Staged;
+  static constexpr int kSteps = kStages * Staged;
+  static constexpr int kStagedWidth = Staged * kStepDepth;
+  static constexpr int kTileQuads = kSteps * LaneColumns * kWarp;
+  static constexpr int kLanePairs = kPairs / (kWarp / kDepthLanes);  // whose quads a lane stages
+  using Products = float[kPairs][LaneColumns];
+  using Logits = float[LaneColumns];
+
+  // What a warp is to read for its next steps: a lane reads, of two pairs of one row, the quads at lane % 8.
+  struct Operands {
+    uint4 predicted[Staged];
+    uint4 frames[kLanePairs][Staged];
+  };
+
+  // A tile of pairs: group_rows rows, for each as many frames.
+  struct Tile {
+    int first_row;  // of the list of live rows
+    int rows;       // live ones
+    int first_frame;
+  };
 
   const Context& c;
   const ResidentPlan& plan = c.plan;
   const FloatPlan& layout = c.plan.single;
   const JointProblem& joint = c.p.greedy.joint;
-  Place at = Place::of_thread();
   const int first_column = c.column_block * plan.column_tiles * kColumns;
-  const int frames_per_tile = kTilePairs >> plan.group_shift;
 
+  __device__ int k() const { return c.lane / kColumnLanes; }
+  __device__ int q() const { return c.lane % kColumnLanes; }
   __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
-  __device__ float* slices() const { return floats(layout.slices) + at.warp * layout.slice_rows * kSlice; }
-  // The lane's predictor output, behind the slices of eight pairs.
-  __device__ float* predicted() const {
-    return slices() + (kTilePairs + (at.g & (plan.group_rows - 1))) * kSlice + 4 * at.t;
-  }
-  __device__ float* sums(int tile, int warp, int pair) const {
-    return floats(layout.sums) + ((tile * kWarps + warp) * kTilePairs + pair) * kStride;
+  __device__ float* staged() const { return floats(layout.slices) + c.warp * kPairs * kStagedWidth; }
+  __device__ float* parts(int warp) const {
+    return floats(layout.sums) + warp * LaneColumns * kWarp + c.lane;
   }
   __device__ unsigned char* live() const {
-    return c.shared + layout.row_lists + (kWarps + at.warp) * kFloatRows;
+    return c.shared + layout.row_lists + (kWarps + c.warp) * kFloatRows;
   }
-  __device__ int weights_offset(int column_tile) const {
-    constexpr int kTileBytes = kThreads * LaneColumns * kLaneDepth * static_cast<int>(sizeof(float));
-    return layout.joint_weights < 0 ? -1 : layout.joint_weights + column_tile * kTileBytes;
+  __device__ float4* weights(int place) const {
+    return reinterpret_cast<float4*>(c.shared + layout.joint_weights) + place * kTileQuads + c.lane;
   }
-  __device__ Columns columns(int column_tile) const {
-    const int first = first_column + column_tile * kColumns + at.q * LaneColumns;
-    return {static_cast<const float*>(joint.weight) + static_cast<int64_t>(first) * joint.width, joint.width,
-            joint.columns() - first};
+  __device__ FloatBest* best_of(int task) const {
+    return reinterpret_cast<FloatBest*>(c.shared + layout.best) + task * kPairs + k();
+  }
+
+  // The weights of a tile of columns, in the order in which lanes read them.
+  __device__ void load_tile(int column_tile, int place) const {
+    const int column = first_column + column_tile * kColumns + q();
+    for (int step = c.warp; step < kSteps; step += kWarps) {
+      const int depth = step * kStepDepth + 4 * k();
+#pragma unroll
+      for (int j = 0; j < LaneColumns; ++j) {
+        const int own = column + j * kColumnLanes;
+        const float* quad =
+            static_cast<const float*>(joint.weight) + static_cast<int64_t>(own) * joint.width + depth;
+        weights(place)[(step * LaneColumns + j) * kWarp] =
+            prefetch_quad(quad, own < joint.columns() && depth < joint.width);
+      }
+    }
   }
 
   __device__ void load_weights() const {
-    for (int tile = 0; tile < plan.column_tiles && layout.joint_weights >= 0; ++tile) {
-      place_columns<LaneColumns>(c, weights_offset(tile), kThreads, at.thread, columns(tile), joint.width,
-                                 at);
-    }
-    for (int i = at.thread; i < plan.column_tiles * kColumns; i += kThreads) {
+    for (int tile = 0; layout.keeps_columns && tile < plan.column_tiles; ++tile) load_tile(tile, tile);
+    for (int i = threadIdx.x; i < plan.column_tiles * kColumns; i += kThreads) {
       const int column = first_column + i;
       const bool has_bias = joint.bias != nullptr && column < joint.columns();
       floats(layout.column_biases)[i] = has_bias ? static_cast<const float*>(joint.bias)[column] : 0.0f;
     }
   }
 
-  // Nothing is kept or fetched early: the outputs of the state come as messages, frames tile by tile.
+  // Nothing is kept or fetched early: the outputs of the state come as messages.
   __device__ void load_state() const {}
   __device__ void stage_first() const {}
 
-  __device__ void judge(int round) {
-    at = Place::of_thread();
+  __device__ void judge(int round) const {
     if (c.slot >= plan.slots) return;
     const int count = list_rows(c, live(), [this](int row) { return !c.rows.done[row]; });
-    Weights weights;
-    for (int group = c.slot; group * plan.group_rows < count; group += plan.slots) {
-      for (int tile = 0; tile < plan.column_tiles; ++tile) {
-        judge_group(round, group, count, tile, weights);
+    if (count == 0) return;
+#pragma unroll 1
+    for (int column_tile = 0; column_tile < plan.column_tiles; ++column_tile) {
+      if (!layout.keeps_columns) {
+        __syncthreads();
+        load_tile(column_tile, 0);
+        __syncthreads();
       }
+      judge_columns(round, column_tile, count);
     }
   }
 
-  // The row of a pair of the group, -1 if there is none.
-  __device__ int row_of(int first_row, int count, int pair) const {
-    const int entry = first_row + (pair & (plan.group_rows - 1));
-    return entry < count ? live()[entry] : -1;
+  __device__ void judge_columns(int round, int column_tile, int count) const {
+    const int sets = kWarps / layout.depth_parts;
+    const int frames_per_tile = kPairs >> plan.group_shift;
+#pragma unroll 1
+    for (int task = c.warp / layout.depth_parts;; task += sets) {
+      const int group = c.slot + task / plan.frame_tiles * plan.slots;
+      const int first_row = group * plan.group_rows;
+      if (first_row >= count) return;
+      judge_tile(round, {first_row, count, task % plan.frame_tiles * frames_per_tile}, column_tile, task);
+    }
+  }
+
+  // Row (-1 if there is none) and frame of a pair.
+  __device__ int row_of(const Tile& tile, int pair) const {
+    const int entry = tile.first_row + (pair & (plan.group_rows - 1));
+    return entry < tile.rows ? live()[entry] : -1;
+  }
+  __device__ int frame_of(const Tile& tile, int pair) const {
+    return tile.first_frame + (pair >> plan.group_shift);
   }
   __device__ int frames_left(int row) const {
     return row < 0 ? 0 : min(c.rows.lengths[row] - c.rows.times[row], joint.window);
   }
 
-  __device__ void judge_group(int round, int group, int count, int column_tile, Weights& weights) const {
-    const int first_row = group * plan.group_rows;
-    const int row = row_of(first_row, count, at.g);
-    const int left = frames_left(row);
-    const int first_frame = at.g >> plan.group_shift;
-    const float* encoder = static_cast<const float*>(joint.encoder);
+  __device__ void judge_tile(int round, const Tile& tile, int column_tile, int task) const {
+    const int row = row_of(tile, k());
+    const bool exists = frame_of(tile, k()) < frames_left(row);
+    if (!__any_sync(kFullMask, exists)) return;
+    const int part = c.warp % layout.depth_parts;
+    Logits logits;
+    multiply_tile(tile, layout.keeps_columns ? column_tile : 0, part * kStages / layout.depth_parts,
+                  (part + 1) * kStages / layout.depth_parts, logits);
+    if (layout.depth_parts > 1) add_parts(part, logits);
+    if (part > 0) return;
+    const float* biases = floats(layout.column_biases) + column_tile * kColumns + q();
+#pragma unroll
+    for (int j = 0; j < LaneColumns; ++j) logits[j] += biases[j * kColumnLanes];
+    FloatBest best;
+    if (column_tile > 0) best = *best_of(task);
+    const bool last = column_tile + 1 == plan.column_tiles;
+    merge(round, row, frame_of(tile, k()), exists && last, column_tile, logits, best);
+    __syncwarp();
+    if (!last && q() == 0) *best_of(task) = best;
+  }
+
+  // Lane (k, q) gets pair k.
+  __device__ void multiply_tile(const Tile& tile, int place, int stage, int end, Logits& logits) const {
+    const int pair = c.lane / kDepthLanes, depth = 4 * (c.lane % kDepthLanes);
+    const int row = row_of(tile, pair), left = frames_left(row);
+    const float* output = row < 0 ? nullptr : output_values(c, c.rows.labelled[row], row) + depth;
+    const float* encoder = static_cast<const float*>(joint.encoder) + depth;
+    int wanted = 0;
     if (row >= 0) {
       encoder += row * joint.encoder_batch_stride +
-                 static_cast<int64_t>(c.rows.times[row] + first_frame) * joint.width;
+                 static_cast<int64_t>(c.rows.times[row] + frame_of(tile, pair)) * joint.width;
+#pragma unroll
+      for (int i = 0; i < kLanePairs; ++i) {
+        wanted |= (frame_of(tile, pair + i * (kWarp / kDepthLanes)) < left) << i;
+      }
     }
-    uint4 x[kQuads], frames[kQuads];
-    const float* output = row < 0 ? nullptr : output_values(c, c.rows.labelled[row], row);
-    read_frames(frames, encoder, first_frame < left);
-    request_rows(at, x, output, joint.width);
-    if (group == c.slot || plan.column_tiles > 1) {
-      fetch_columns(c, weights, weights_offset(column_tile), kThreads, at.thread, columns(column_tile),
-                    joint.width, at);
+    const int64_t next_pair = static_cast<int64_t>((kWarp / kDepthLanes) >> plan.group_shift) * joint.width;
+    Operands x;
+    Products products = {};
+    if (stage < end) request(x, output, encoder, next_pair, wanted, stage, joint.width - depth);
+#pragma unroll 1
+    for (; stage < end; ++stage) {
+      await(x, output, stage);
+      put(x);
+      if (stage + 1 < end) request(x, output, encoder, next_pair, wanted, stage + 1, joint.width - depth);
+      multiply_stage(products, weights(place) + stage * Staged * LaneColumns * kWarp);
     }
-    const int frames_deep = static_cast<int>(__reduce_max_sync(kFullMask, static_cast<unsigned>(left)));
-    const int tiles = (frames_deep + frames_per_tile - 1) * plan.group_rows / kTilePairs;
-    await_rows(at, x, output);
+    halve(products, logits);
+  }
+
+  // The first attempt to read what a stage needs; `width` is counted from the lane's first number.
+  __device__ void request(Operands& x, const float* output, const float* encoder, int64_t next_pair,
+                          int wanted, int stage, int width) const {
+#pragma unroll
+    for (int s = 0; s < Staged; ++s) {
+      const int depth = (stage * Staged + s) * kStepDepth;
+      x.predicted[s] = output != nullptr && depth < width ? empty_message() : uint4{0, 0, 0, 0};
+      read_if_missing(x.predicted[s], output + depth);
+#pragma unroll
+      for (int i = 0; i < kLanePairs; ++i) {
+        x.frames[i][s] =
+            prefetch_constant(encoder + i * next_pair + depth, (wanted >> i & 1) && depth < width);
+      }
+    }
+  }
+
+  __device__ void await(Operands& x, const float* output, int stage) const {
+    bool missing;
+    int polls = 0;
+    do {
+      if (polls++ == kPatience) __trap();
+      missing = false;
+#pragma unroll
+      for (int s = 0; s < Staged; ++s) {
+        read_if_missing(x.predicted[s], output + (stage * Staged + s) * kStepDepth);
+      }
+#pragma unroll
+      for (int s = 0; s < Staged; ++s) missing |= is_missing(x.predicted[s]);
+    } while (__any_sync(kFullMask, missing));
+  }
+
+  // Activated sums, to where the whole warp reads them.
+  __device__ void put(const Operands& x) const {
+    const bool relu = joint.activation == Activation::kRelu;
+    float* own = staged() + c.lane / kDepthLanes * kStagedWidth + 4 * (c.lane % kDepthLanes);
     __syncwarp();
 #pragma unroll
-    for (int l = 0; l < kQuads; ++l) *reinterpret_cast<uint4*>(predicted() + 16 * l) = x[l];
-#pragma unroll 1
-    for (int first_tile = 0; first_tile < tiles; first_tile += layout.summed_tiles) {
-      const int here = min(layout.summed_tiles, tiles - first_tile);
-      // Somebody may still be reading what was summed up before.
-      __syncthreads();
-#pragma unroll 1
-      for (int i = 0; i < here; ++i) {
-        const int frame = (first_tile + i) * frames_per_tile + first_frame;
-        __syncwarp();
-        activate_sums(slices() + at.g * kSlice + 4 * at.t, frames);
-        __syncwarp();
-        encoder += frames_per_tile * joint.width;
-        read_frames(frames, encoder, frame + frames_per_tile < left);
-        float parts[LaneColumns];
-        multiply<kTilePairs>(weights, slices(), at.k, parts);
-        float* own = sums(i, at.warp, at.k) + at.q * LaneColumns;
+    for (int i = 0; i < kLanePairs; ++i) {
 #pragma unroll
-        for (int j = 0; j < LaneColumns; ++j) own[j] = parts[j];
+      for (int s = 0; s < Staged; ++s) {
+        const uint4 &a = x.frames[i][s], &b = x.predicted[s];
+        float4 sum{__uint_as_float(a.x) + __uint_as_float(b.x), __uint_as_float(a.y) + __uint_as_float(b.y),
+                   __uint_as_float(a.z) + __uint_as_float(b.z), __uint_as_float(a.w) + __uint_as_float(b.w)};
+        if (relu) sum = activated(sum, Activation::kRelu);
+        *quad_of(own, i, s) = sum;
       }
-      __syncthreads();
-      merge(round, first_row, count, first_tile, here, column_tile);
-    }
-  }
-
-  __device__ void read_frames(uint4 (&frames)[kQuads], const float* encoder, bool wanted) const {
-#pragma unroll
-    for (int l = 0; l < kQuads; ++l) {
-      const int depth = slice_depth(at.warp, 16 * l + 4 * at.t);
-      frames[l] = prefetch_constant(encoder + depth, wanted && depth < joint.width);
-    }
-  }
-
-  // The lane's part of a pair's slice.
-  __device__ void activate_sums(float* slice, const uint4 (&frames)[kQuads]) const {
-    const bool relu = joint.activation == Activation::kRelu;
-#pragma unroll
-    for (int l = 0; l < kQuads; ++l) {
-      const float4 other = *reinterpret_cast<const float4*>(predicted() + 16 * l);
-      float4 sum{__uint_as_float(frames[l].x) + other.x, __uint_as_float(frames[l].y) + other.y,
-                 __uint_as_float(frames[l].z) + other.z, __uint_as_float(frames[l].w) + other.w};
-      if (relu) sum = activated(sum, Activation::kRelu);
-      *reinterpret_cast<float4*>(slice + 16 * l) = sum;
     }
     // The code of tanh and sigmoid is long: one copy of it.
 #pragma unroll 1
-    for (int l = 0; !relu && l < kQuads; ++l) {
-      auto* own = reinterpret_cast<float4*>(slice + 16 * l);
-      *own = activated(*own, joint.activation);
+    for (int l = 0; !relu && l < kLanePairs * Staged; ++l) {
+      float4* quad = quad_of(own, l / Staged, l % Staged);
+      *quad = activated(*quad, joint.activation);
     }
+    __syncwarp();
+  }
+
+  __device__ static float4* quad_of(float* own, int i, int s) {
+    return reinterpret_cast<float4*>(own + i * (kWarp / kDepthLanes) * kStagedWidth + s * kStepDepth);
   }
 
   __device__ static float4 activated(const float4& x, Activation activation) {
@@ -175,92 +256,120 @@ struct FloatJoint {
             activate(x.w, activation)};
   }
 
-  // The columns of pair `warp` of each tile: first the best ones, then the sums. Tiles that are not there are
-  // worked out like the last one and not sent: without branches they overlap.
-  __device__ void merge(int round, int first_row, int count, int first_tile, int tiles,
-                        int column_tile) const {
-    const int row = row_of(first_row, count, at.warp);
-    const int left = frames_left(row);
-    const int lane_column = column_tile * kColumns + min(c.lane, kColumns - 1);
-    const int column = first_column + lane_column;
-    const bool token = c.lane < kColumns && column < joint.num_tokens;
-    const bool duration = c.lane < kColumns && column >= joint.num_tokens && column < joint.columns();
-    const bool last = column_tile + 1 == plan.column_tiles;
-    FloatBest best[kFloatSummedTiles];
-    float logits[kFloatSummedTiles], sums_of[kFloatSummedTiles];
+  __device__ void multiply_stage(Products& products, const float4* weights) const {
+    const float* x = staged() + 4 * k();
+#pragma unroll 1
+    for (int step = 0; step < Staged; ++step) {
+      float4 pairs[kPairs];
 #pragma unroll
-    for (int i = 0; i < kFloatSummedTiles; ++i) {
-      const int tile = min(i, tiles - 1);
-      logits[i] = floats(layout.column_biases)[lane_column];
-#pragma unroll
-      for (int warp = 0; warp < kWarps; ++warp) {
-        logits[i] += sums(tile, warp, at.warp)[min(c.lane, kColumns - 1)];
+      for (int i = 0; i < kPairs; ++i) {
+        pairs[i] = *reinterpret_cast<const float4*>(x + i * kStagedWidth + step * kStepDepth);
       }
-      best[i] = {0, INT32_MAX, 0, INT32_MAX, 0, 0.0f};
-      if (column_tile > 0) best[i] = *best_of(first_tile + tile);
-    }
 #pragma unroll
-    for (int i = 0; i < kFloatSummedTiles; ++i) {
-      take_columns(best[i].order, best[i].token, order_of(logits[i]), column, token);
-      if (c.duration_block >= 0) {
-        take_columns(best[i].duration_order, best[i].duration, order_of(logits[i]), column - joint.num_tokens,
-                     duration);
-      }
-      const int frame = frame_of(first_tile + i);
-      if (last && i < tiles && frame < left) send(round, row, frame, best[i]);
-    }
+      for (int j = 0; j < LaneColumns; ++j) {
+        const float4 w = weights[(step * LaneColumns + j) * kWarp];
 #pragma unroll
-    for (int i = 0; i < kFloatSummedTiles; ++i) {
-      sums_of[i] = token ? exp_below(logits[i], value_of(best[i].order)) : 0.0f;
-    }
-#pragma unroll
-    for (int offset = 1; offset < kWarp; offset *= 2) {
-#pragma unroll
-      for (int i = 0; i < kFloatSummedTiles; ++i) {
-        sums_of[i] += __shfl_xor_sync(kFullMask, sums_of[i], offset);
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kFloatSummedTiles; ++i) {
-      const int frame = frame_of(first_tile + i);
-      if (c.lane != 0 || i >= tiles || frame >= left) continue;
-      if (best[i].sum != 0.0f) {
-        sums_of[i] += best[i].sum * expf(value_of(best[i].sum_order) - value_of(best[i].order));
-      }
-      if (last) {
-        write_message(c.partial_sum(round, row, frame, c.column_block),
-                      {best[i].order, __float_as_uint(sums_of[i]), 0, static_cast<unsigned>(round + 1)});
-      } else {
-        best[i].sum = sums_of[i];
-        best[i].sum_order = best[i].order;
-        *best_of(first_tile + i) = best[i];
+        for (int i = 0; i < kPairs; ++i) {
+          products[i][j] = fmaf(w.x, pairs[i].x, products[i][j]);
+          products[i][j] = fmaf(w.y, pairs[i].y, products[i][j]);
+          products[i][j] = fmaf(w.z, pairs[i].z, products[i][j]);
+          products[i][j] = fmaf(w.w, pairs[i].w, products[i][j]);
+        }
       }
     }
   }
 
-  // Of pair `warp`.
-  __device__ int frame_of(int tile) const { return tile * frames_per_tile + (at.warp >> plan.group_shift); }
-
-  __device__ FloatBest* best_of(int tile) const {
-    return reinterpret_cast<FloatBest*>(c.shared + layout.best) + tile * kTilePairs + at.warp;
+  // Adds up over the lanes k: each keeps the half of the pairs that its own one is in, thrice.
+  __device__ void halve(Products& products, Logits& logits) const {
+#pragma unroll
+    for (int half = kPairs / 2; half > 0; half /= 2) {
+      const bool upper = (k() & half) != 0;
+#pragma unroll
+      for (int i = 0; i < half; ++i) {
+#pragma unroll
+        for (int j = 0; j < LaneColumns; ++j) {
+          const float kept = upper ? products[i + half][j] : products[i][j];
+          const float given = upper ? products[i][j] : products[i + half][j];
+          products[i][j] = kept + __shfl_xor_sync(kFullMask, given, half * kColumnLanes);
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < LaneColumns; ++j) logits[j] = products[0][j];
   }
 
-  // Merges the warp's columns that take part.
-  __device__ static void take_columns(unsigned& order, int& index, unsigned own, int own_index,
-                                      bool takes_part) {
-    const unsigned top = __reduce_max_sync(kFullMask, takes_part ? own : 0);
-    take(order, index, top, __reduce_min_sync(kFullMask, takes_part && own == top ? own_index : INT32_MAX));
+  // The first of the warps that share a tile gets the sum.
+  __device__ void add_parts(int part, Logits& logits) const {
+    const int first_warp = c.warp - part, id = 1 + c.warp / layout.depth_parts;
+    const auto sync = [&] {
+      asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(layout.depth_parts * kWarp) : "memory");
+    };
+    // Until what was there before has been read.
+    sync();
+#pragma unroll
+    for (int j = 0; j < LaneColumns; ++j) {
+      if (part > 0) parts(c.warp)[j * kWarp] = logits[j];
+    }
+    sync();
+#pragma unroll 1
+    for (int other = 1; part == 0 && other < layout.depth_parts; ++other) {
+#pragma unroll
+      for (int j = 0; j < LaneColumns; ++j) logits[j] += parts(first_warp + other)[j * kWarp];
+    }
   }
 
-  __device__ void send(int round, int row, int frame, const FloatBest& best) const {
+  // The columns of a pair, by the four lanes q: first the best ones, then the sums, when nobody waits.
+  __device__ void merge(int round, int row, int frame, bool complete, int column_tile, const Logits& logits,
+                        FloatBest& best) const {
+    const int column = first_column + column_tile * kColumns + q();
+    const bool sends = complete && q() == 0;
     const unsigned tag = static_cast<unsigned>(round + 1);
-    if (c.lane == 0) {
+#pragma unroll
+    for (int j = 0; j < LaneColumns; ++j) {
+      const int own = column + j * kColumnLanes;
+      if (own < joint.num_tokens) take(best.order, best.token, order_of(logits[j]), own);
+    }
+    take_over_columns(best.order, best.token);
+    if (sends) {
       write_message(c.partial(row, frame, c.column_block),
                     {best.order, static_cast<unsigned>(best.token), 0, tag});
     }
-    if (c.lane == 0 && c.duration_block >= 0) {
-      write_message(c.duration_partial(row, frame, c.duration_block),
-                    {best.duration_order, static_cast<unsigned>(best.duration), 0, tag});
+    if (c.duration_block >= 0) {
+#pragma unroll
+      for (int j = 0; j < LaneColumns; ++j) {
+        const int own = column + j * kColumnLanes;
+        if (own >= joint.num_tokens && own < joint.columns()) {
+          take(best.duration_order, best.duration, order_of(logits[j]), own - joint.num_tokens);
+        }
+      }
+      take_over_columns(best.duration_order, best.duration);
+      if (sends) {
+        write_message(c.duration_partial(row, frame, c.duration_block),
+                      {best.duration_order, static_cast<unsigned>(best.duration), 0, tag});
+      }
+    }
+    float sum = 0.0f;
+#pragma unroll
+    for (int j = 0; j < LaneColumns; ++j) {
+      const bool token = column + j * kColumnLanes < joint.num_tokens;
+      sum += token ? exp_below(logits[j], value_of(best.order)) : 0.0f;
+    }
+#pragma unroll
+    for (int offset = 1; offset < kColumnLanes; offset *= 2) sum += __shfl_xor_sync(kFullMask, sum, offset);
+    if (best.sum != 0.0f) sum += best.sum * expf(value_of(best.sum_order) - value_of(best.order));
+    best.sum = sum;
+    best.sum_order = best.order;
+    if (sends) {
+      write_message(c.partial_sum(round, row, frame, c.column_block),
+                    {best.order, __float_as_uint(sum), 0, tag});
+    }
+  }
+
+  __device__ static void take_over_columns(unsigned& order, int& index) {
+#pragma unroll
+    for (int offset = 1; offset < kColumnLanes; offset *= 2) {
+      take(order, index, __shfl_xor_sync(kFullMask, order, offset),
+           __shfl_xor_sync(kFullMask, index, offset));
     }
   }
 };

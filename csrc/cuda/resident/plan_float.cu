@@ -12,23 +12,25 @@ constexpr int kLaneBytes = 40;  // of a lane's part of a column
 constexpr int kFloat = 4;
 constexpr int kGates = 4;
 constexpr int kTilePairs = 8;
-constexpr int kMaxFrameTiles = 16;
 constexpr int kMaxColumnTiles = 16;
 
-// The most rows a group for which the busiest slot has the fewest tiles of pairs to judge.
-void choose_groups(const ResidentShape& shape, int rows, ResidentPlan& plan) {
+// How many rows a tile of pairs has, and how many warps share it, for which the busiest slot is done first.
+void choose_tiles(const ResidentShape& shape, int rows, int most_parts, ResidentPlan& plan) {
+  constexpr int kProducts = 20, kOverhead = 5;  // time that a warp alone takes for a tile
   int best = 0;
-  for (int shift = 0; shift < 4; ++shift) {
+  for (int shift = 0; shift < 3; ++shift) {
     const int group_rows = 1 << shift;
-    const int tiles = divide_up(shape.window, kTilePairs / group_rows);
-    const int groups = divide_up(divide_up(rows, group_rows), plan.slots);
-    // A group waits for its predictor outputs about as long as half a tile takes.
-    const int cost = groups * (2 * tiles + 1);
-    if (plan.group_rows == 0 || cost <= best) {
-      best = cost;
-      plan.group_rows = group_rows;
-      plan.group_shift = shift;
-      plan.frame_tiles = tiles;
+    const int frame_tiles = divide_up(shape.window, kTilePairs / group_rows);
+    const int tiles = divide_up(divide_up(rows, group_rows), plan.slots) * frame_tiles;
+    for (int parts = 1; parts <= most_parts; parts *= 2) {
+      const int cost = divide_up(tiles, kWarps / parts) * (kProducts / parts + kOverhead);
+      if (plan.group_rows == 0 || cost < best) {
+        best = cost;
+        plan.group_rows = group_rows;
+        plan.group_shift = shift;
+        plan.frame_tiles = frame_tiles;
+        plan.single.depth_parts = parts;
+      }
     }
   }
 }
@@ -61,8 +63,9 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
   out.column_tiles = divide_up(column_tiles, out.blocks);
   out.column_blocks = divide_up(column_tiles, out.column_tiles);
   out.slots = std::min(out.blocks / out.column_blocks, rows);
-  choose_groups(shape, rows, out);
-  if (out.column_tiles > kMaxColumnTiles || out.frame_tiles > kMaxFrameTiles) {
+  const bool few = single.lane_columns == 2;
+  choose_tiles(shape, rows, few ? kWarps : kWarps / 2, out);
+  if (out.column_tiles > kMaxColumnTiles) {
     return false;
   }
   place_duration_blocks(shape, tile_columns, out);
@@ -74,27 +77,28 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
     return offset;
   };
   const int layer_units = shape.layers * rows * kFloatUnits;
-  const int pass_rows = float_pass_rows(single.product_rows);
-  const int gate_sums = 2 * kWarps * pass_rows * kFloatUnits * kGates * kFloat;
-  const int tile_sums = kWarps * kTilePairs * (tile_columns + 1) * kFloat;
-  single.slice_rows = std::max(pass_rows, kTilePairs + out.group_rows);
-  // As few barriers as there is room for, and no more room than they need.
-  single.summed_tiles = divide_up(out.frame_tiles, divide_up(out.frame_tiles, kFloatSummedTiles));
-  single.slices = place(single.slice_rows * kFloatWidth * kFloat);
-  single.sums = place(std::max(gate_sums, single.summed_tiles * tile_sums));
+  // The joint's warps stage `steps` times 32 numbers of eight pairs at a time: see joint_float.cuh.
+  const int steps = few ? 3 : 2, padded_steps = divide_up(kFloatWidth / 32, steps) * steps;
+  const int staged = kWarps * kTilePairs * steps * 32;
+  single.slices = place(std::max(single.product_rows * kFloatWidth, staged) * kFloat);
+  single.sums = place(4 * kWarps * float_warp_sums(single.product_rows) * kFloat);
   single.cells = place(layer_units * kFloat);
   single.recurrent_sums = place(layer_units * kGates * kFloat);
   single.row_lists = place(2 * kWarps * kFloatRows);
   single.column_biases = place(out.column_tiles * tile_columns * kFloat);
-  single.best = place(out.column_tiles > 1 ? out.frame_tiles * kTilePairs * kFloatBestBytes : 0);
+  const int slot_tiles = divide_up(divide_up(rows, out.group_rows), out.slots) * out.frame_tiles;
+  single.best = place(out.column_tiles > 1 ? slot_tiles * kTilePairs * kFloatBestBytes : 0);
   const int limit = shared_limit - kFloatStaticBytes;
-  if (bytes > limit) {
-    return false;
-  }
   // The longer a round waits for weights from device memory, the earlier they find room.
   const auto place_if_room = [&](int size) { return bytes + aligned(size) <= limit ? place(size) : -1; };
   const int gates = kThreads * kFloatUnits * kLaneBytes;
-  single.joint_weights = place_if_room(out.column_tiles * kThreads * single.lane_columns * kLaneBytes);
+  const int tile_bytes = tile_columns * padded_steps * 32 * kFloat;
+  single.joint_weights = place_if_room(out.column_tiles * tile_bytes);
+  single.keeps_columns = single.joint_weights >= 0;
+  if (!single.keeps_columns) single.joint_weights = place(tile_bytes);
+  if (bytes > limit) {
+    return false;
+  }
   single.input_weights = shape.layers > 1 ? place_if_room(gates) : -1;
   single.projection_weights = place_if_room(kThreads / 2 * kFloatOutputs / 2 * kLaneBytes);
   for (int layer = kResidentLayers - 1; layer >= 0; --layer) {

@@ -1,5 +1,5 @@
 // The prediction network of the resident decoder in fp32. A block owns up to 5 units of every layer and up to
-// 6 outputs; rows with a label are listed without gaps and stepped 8 or 16 at a time. Cells and recurrent
+// 6 outputs; rows with a label are listed without gaps and stepped up to 8 at a time. Cells and recurrent
 // sums stay in shared memory. Layer 0 needs no product once the label is known: see predictor.cuh.
 #pragma once
 
@@ -11,8 +11,7 @@ namespace rnnt_fastdecode::cuda {
 template <int Rows>
 struct FloatPredictor {
   static constexpr int kGates = 4;
-  static constexpr int kPass = float_pass_rows(Rows);   // between two barriers
-  static constexpr int kStage = kPass < 8 ? kPass : 8;  // that a warp copies into its slices at a time
+  static constexpr int kGateColumns = kFloatUnits * kGates;
   static constexpr int kLaneOutputs = kFloatOutputs / 2;
   using GateWeights = float[kFloatUnits][kLaneDepth];
   using OutputWeights = float[kLaneOutputs][kLaneDepth];
@@ -29,7 +28,7 @@ struct FloatPredictor {
   float output_bias;  // of the output of this thread
 
   __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
-  __device__ float* slices() const { return floats(layout.slices) + at.warp * layout.slice_rows * kSlice; }
+  __device__ float* slices() const { return floats(layout.slices) + at.warp * Rows * kSlice; }
   __device__ float* cell(int layer, int row, int unit) const {
     return floats(layout.cells) + (layer * c.batch + row) * kFloatUnits + unit;
   }
@@ -37,9 +36,10 @@ struct FloatPredictor {
     return reinterpret_cast<float4*>(c.shared + layout.recurrent_sums) +
            (layer * c.batch + row) * kFloatUnits + unit;
   }
-  // One of two arrays [warp][slot][unit][gate]; the outputs' is [warp][slot][output].
+  // One of four arrays [warp][slot][unit][gate], two of them for recurrent sums; the outputs' are
+  // [warp][slot][output].
   __device__ float* sums(int array) const {
-    return floats(layout.sums) + array * kWarps * kPass * kFloatUnits * kGates;
+    return floats(layout.sums) + array * kWarps * float_warp_sums(Rows);
   }
   __device__ unsigned char* list() const { return c.shared + layout.row_lists + at.warp * kFloatRows; }
   __device__ float* hidden_message(int stage, int round, int row) const {
@@ -61,7 +61,7 @@ struct FloatPredictor {
     return {static_cast<const float*>(p.projection) + static_cast<int64_t>(first_output + first) * p.width,
             p.width, outputs - first};
   }
-  __device__ int output_entry() const { return (at.warp * 2 + at.q / 2) * kDepthLanes + at.k; }
+  __device__ int output_entry() const { return (at.warp * kDepthLanes + at.k) * 2 + at.q / 2; }
 
   __device__ void fetch_gates(GateWeights& weights, int layer, bool recurrent) const {
     const int offset = recurrent ? layout.recurrent_weights[layer] : layout.input_weights;
@@ -101,22 +101,21 @@ struct FloatPredictor {
       }
       GateWeights weights;
       fetch_gates(weights, layer, true);
-      for (int first = 0; first < c.batch; first += kStage) {
+      for (int first = 0; first < c.batch; first += Rows) {
         uint4 x[kQuads];
         const int row = first + at.g;
 #pragma unroll
         for (int l = 0; l < kQuads; ++l) {
           const int depth = slice_depth(at.warp, 16 * l + 4 * at.t);
-          const bool wanted = at.g < kStage && row < c.batch && depth < p.width;
+          const bool wanted = at.g < Rows && row < c.batch && depth < p.width;
           x[l] =
               prefetch_constant(static_cast<const float*>(p.hidden) + state_index(layer, row, depth), wanted);
         }
-        stage(x, 0);
-        const int rows = min(kStage, c.batch - first);
-        gate_parts(weights, sums(0), 0, rows);
+        stage(x);
+        gate_parts(weights, sums(0));
         __syncthreads();
-        const int slot = at.thread / kFloatUnits, unit = at.thread % kFloatUnits;
-        if (slot < rows && unit < units) keep_recurrent(layer, first + slot, unit, sums(0));
+        keep_recurrent(layer, min(Rows, c.batch - first), sums(0),
+                       [first](int slot) { return first + slot; });
         __syncthreads();
       }
     }
@@ -156,71 +155,69 @@ struct FloatPredictor {
     }
   }
 
-  // Up to eight rows of a pass from slot `first` on.
-  __device__ void stage(const uint4 (&x)[kQuads], int first) const {
+  // The rows of a pass.
+  __device__ void stage(const uint4 (&x)[kQuads]) const {
     __syncwarp();
 #pragma unroll
     for (int l = 0; l < kQuads; ++l) {
-      *reinterpret_cast<uint4*>(slices() + (first + at.g) * kSlice + 16 * l + 4 * at.t) = x[l];
+      if (at.g < Rows) *reinterpret_cast<uint4*>(slices() + at.g * kSlice + 16 * l + 4 * at.t) = x[l];
     }
     __syncwarp();
   }
 
-  // This warp's parts of the gates of staged rows; thread `slot * kFloatUnits + unit` adds them up.
-  __device__ void gate_parts(const GateWeights& weights, float* all, int first, int end) const {
-#pragma unroll 1
-    for (; first < end; first += Rows) {
-      float parts[kFloatUnits];
-      multiply<Rows>(weights, slices() + first * kSlice, at.k, parts);
-      float* own = all + ((at.warp * kPass + first + at.k) * kFloatUnits) * kGates + at.q;
+  // This warp's parts of the gates of staged rows.
+  __device__ void gate_parts(const GateWeights& weights, float* all) const {
+    float parts[kFloatUnits];
+    multiply<Rows>(weights, slices(), at.k, parts);
+    float* own = all + (at.warp * Rows + at.k) * kGateColumns + at.q;
 #pragma unroll
-      for (int unit = 0; unit < kFloatUnits; ++unit) {
-        if (at.k < Rows) own[unit * kGates] = parts[unit];
-      }
+    for (int unit = 0; unit < kFloatUnits; ++unit) {
+      if (at.k < Rows) own[unit * kGates] = parts[unit];
     }
   }
-  __device__ float4 gate_sum(const float* all) const {
+  __device__ float4 gate_sum(const float* all, int slot, int unit) const {
+    const auto* first = reinterpret_cast<const float4*>(all) + slot * kFloatUnits + unit;
     float4 total{0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) {
-      total = add(total, reinterpret_cast<const float4*>(all)[warp * kPass * kFloatUnits + at.thread]);
-    }
+    for (int warp = 0; warp < kWarps; ++warp) total = add(total, first[warp * Rows * kFloatUnits]);
     return total;
   }
+  __device__ static float4 add(const float4& a, const float4& b) {
+    return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+  }
 
-  // The recurrent half of a unit's gates for the next step, with the bias that layer 0 has in its table.
-  __device__ void keep_recurrent(int layer, int row, int unit, const float* all) const {
-    float4 total = gate_sum(all);
+  // The recurrent half of a unit's gates for the next step, with the bias that layer 0 has in its table; by
+  // other threads than those that have cells to work out.
+  template <typename RowOf>
+  __device__ void keep_recurrent(int layer, int rows, const float* all, RowOf row_of) const {
+    const int thread = kThreads - 1 - at.thread, slot = thread / kFloatUnits, unit = thread % kFloatUnits;
+    if (slot >= rows || unit >= units) return;
+    float4 total = gate_sum(all, slot, unit);
     if (layer > 0) {
       const float* bias = p.bias + kGates * p.width + first_unit + unit;
       total = add(total, {bias[0], bias[p.width], bias[2 * p.width], bias[3 * p.width]});
     }
-    *recurrent_sum(layer, row, unit) = total;
+    *recurrent_sum(layer, row_of(slot), unit) = total;
   }
 
-  // Likewise the outputs, by thread `slot * kFloatOutputs + output`; neighbouring q take different rows.
-  __device__ void output_parts(const OutputWeights& weights, float* all, int rows) const {
-#pragma unroll 1
-    for (int first = 0; first < rows; first += 2 * Rows) {
-      const int slot = first + at.q % 2 * Rows;
-      float parts[kLaneOutputs];
-      multiply<Rows>(weights, slices() + slot * kSlice, at.k, parts);
-      float* own = all + (at.warp * kPass + slot + at.k) * kFloatOutputs + at.q / 2 * kLaneOutputs;
+  // Likewise the outputs; neighbouring q take different rows.
+  __device__ void output_parts(const OutputWeights& weights, float* all) const {
+    constexpr int kTogether = Rows > 1 ? Rows / 2 : 1;
+    const int first = at.q % 2 * kTogether;
+    float parts[kLaneOutputs];
+    multiply<kTogether>(weights, slices() + first * kSlice, at.k, parts);
+    float* own = all + (at.warp * Rows + first + at.k) * kFloatOutputs + at.q / 2 * kLaneOutputs;
 #pragma unroll
-      for (int output = 0; output < kLaneOutputs; ++output) {
-        if (at.k < Rows && slot < kPass) own[output] = parts[output];
-      }
+    for (int output = 0; output < kLaneOutputs; ++output) {
+      if (at.k < kTogether && first < Rows) own[output] = parts[output];
     }
   }
-  __device__ float output_sum(const float* all) const {
+  __device__ float output_sum(const float* all, int slot, int output) const {
+    const float* first = all + slot * kFloatOutputs + output;
     float total = output_bias;
 #pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) total += all[warp * kPass * kFloatOutputs + at.thread];
+    for (int warp = 0; warp < kWarps; ++warp) total += first[warp * Rows * kFloatOutputs];
     return total;
-  }
-
-  __device__ static float4 add(const float4& a, const float4& b) {
-    return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
   }
 
   // The next hidden value of a unit, to everybody and to the state.
@@ -282,74 +279,73 @@ struct FloatPredictor {
   // Where a lane finds the hidden values of its row of those from list entry `first` on.
   __device__ const float* find_row(int stage, int round, int first, int count) const {
     const int entry = first + at.g;
-    return at.g < kStage && entry < count ? hidden_message(stage, round, list()[entry]) : nullptr;
+    return at.g < Rows && entry < count ? hidden_message(stage, round, list()[entry]) : nullptr;
+  }
+
+  // What follows from the hidden values of a stage, a pass of rows at a time: `parts` multiplies them with
+  // the weights that `fetch` has got, and when all warps have done so `finish` sends what the sums yield.
+  // Then comes the recurrent half of the layer's next step, if it is one of an LSTM: its sums are added up
+  // behind the next pass's barrier.
+  template <typename Fetch, typename Parts, typename Finish>
+  __device__ void each_pass(int layer, int round, int count, Fetch fetch, Parts parts, Finish finish) const {
+    const bool is_recurrent = c.has_units && p.layers > 0;
+    GateWeights recurrent;
+    uint4 x[kQuads];
+    const float* row = find_row(layer, round, 0, count);
+    request_rows(at, x, row, p.width);
+    if (is_recurrent) fetch_gates(recurrent, layer, true);
+    fetch();
+    const auto keep = [&](int first) {
+      keep_recurrent(layer, min(Rows, count - first), sums(2 + first / Rows % 2),
+                     [&](int slot) { return list()[first + slot]; });
+    };
+#pragma unroll 1
+    for (int first = 0; first < count; first += Rows) {
+      await_rows(at, x, row);
+      stage(x);
+      const int turn = first / Rows % 2;
+      parts(sums(turn));
+      __syncthreads();
+      finish(first, min(Rows, count - first), sums(turn));
+      row = find_row(layer, round, first + Rows, count);
+      request_rows(at, x, row, p.width);
+      if (is_recurrent) {
+        if (first > 0) keep(first - Rows);
+        gate_parts(recurrent, sums(2 + turn));
+      }
+    }
+    __syncthreads();
+    if (is_recurrent) keep((count - 1) / Rows * Rows);
   }
 
   __device__ void second_stage(int round, int count) const {
-    GateWeights input, recurrent;
-    uint4 x[kQuads];
-    const float* row = find_row(0, round, 0, count);
-    fetch_gates(input, 1, false);
-    fetch_gates(recurrent, 0, true);
-    request_rows(at, x, row, p.width);
-#pragma unroll 1
-    for (int first = 0; first < count; first += kPass) {
-      const int here = min(kPass, count - first);
-#pragma unroll 1
-      for (int slot = 0; slot < here; slot += kStage) {
-        await_rows(at, x, row);
-        stage(x, slot);
-        row = find_row(0, round, first + slot + kStage, count);
-        request_rows(at, x, row, p.width);
-        gate_parts(input, sums(0), slot, min(here, slot + kStage));
-      }
-      const int slot = at.thread / kFloatUnits, unit = at.thread % kFloatUnits;
-      const bool own = slot < here && unit < units;
-      const int own_row = own ? list()[first + slot] : 0;
-      __syncthreads();
-      if (own) {
-        send_cell(1, round, own_row, unit, add(gate_sum(sums(0)), *recurrent_sum(1, own_row, unit)));
-      }
-      gate_parts(recurrent, sums(1), 0, here);
-      __syncthreads();
-      if (own) keep_recurrent(0, own_row, unit, sums(1));
-    }
+    GateWeights input;
+    const int slot = at.thread / kFloatUnits, unit = at.thread % kFloatUnits;
+    each_pass(
+        0, round, count, [&] { fetch_gates(input, 1, false); }, [&](float* all) { gate_parts(input, all); },
+        [&](int first, int rows, const float* all) {
+          if (slot >= rows || unit >= units) return;
+          const int row = list()[first + slot];
+          send_cell(1, round, row, unit, add(gate_sum(all, slot, unit), *recurrent_sum(1, row, unit)));
+        });
   }
 
   __device__ void project(int round, int count) const {
-    const int last_stage = c.stages() - 1;
-    const bool has_recurrent = c.has_units && p.layers > 0;
     OutputWeights projection;
-    GateWeights recurrent;
-    uint4 x[kQuads];
-    const float* row = find_row(last_stage, round, 0, count);
-    fetch_columns(c, projection, layout.projection_weights, kThreads / 2, output_entry(), output_columns(),
-                  p.width, at);
-    if (has_recurrent) fetch_gates(recurrent, last_stage, true);
-    request_rows(at, x, row, p.width);
-#pragma unroll 1
-    for (int first = 0; first < count; first += kPass) {
-      const int here = min(kPass, count - first);
-#pragma unroll 1
-      for (int slot = 0; slot < here; slot += kStage) {
-        await_rows(at, x, row);
-        stage(x, slot);
-        row = find_row(last_stage, round, first + slot + kStage, count);
-        request_rows(at, x, row, p.width);
-      }
-      if (c.has_outputs) output_parts(projection, sums(0), here);
-      __syncthreads();
-      const int output = at.thread % kFloatOutputs;
-      if (at.thread / kFloatOutputs < here && output < outputs) {
-        send_output(list()[first + at.thread / kFloatOutputs], output, output_sum(sums(0)));
-      }
-      if (has_recurrent) gate_parts(recurrent, sums(1), 0, here);
-      __syncthreads();
-      const int slot = at.thread / kFloatUnits, unit = at.thread % kFloatUnits;
-      if (has_recurrent && slot < here && unit < units) {
-        keep_recurrent(last_stage, list()[first + slot], unit, sums(1));
-      }
-    }
+    const int slot = at.thread / kFloatOutputs, output = at.thread % kFloatOutputs;
+    each_pass(
+        c.stages() - 1, round, count,
+        [&] {
+          fetch_columns(c, projection, layout.projection_weights, kThreads / 2, output_entry(),
+                        output_columns(), p.width, at);
+        },
+        [&](float* all) {
+          if (c.has_outputs) output_parts(projection, all);
+        },
+        [&](int first, int rows, const float* all) {
+          if (slot >= rows || output >= outputs) return;
+          send_output(list()[first + slot], output, output_sum(all, slot, output));
+        });
   }
 
   // A step for the rows with a label in `round`. `meanwhile` is called while the first values travel.

@@ -1,8 +1,9 @@
 // Products of the resident decoder in true fp32.
 //
 // The depth of a product, at most 640, is split over the 8 warps: each multiplies a slice of 80 numbers of
-// every row. A lane (k = lane % 8, q = lane / 8) keeps 10 of them in registers for each of its columns; the 8
-// lanes of a q share their columns. The rows' slices lie in shared memory: a lane reads its 10 numbers of a
+// every row. A lane (k = lane / 4, q = lane % 4) keeps 10 of them in registers for each of its columns; the 8
+// lanes of a q share their columns, the 4 neighbours of a k their numbers of a row: reads of shared memory
+// are merged only between neighbours. The rows' slices lie in shared memory: a lane reads its 10 numbers of a
 // row once for all its columns. Then the sums of 8 rows are halved from lane to lane until lane k has row k,
 // and whoever needs a sum adds up the parts of the 8 warps.
 #pragma once
@@ -14,6 +15,7 @@ namespace rnnt_fastdecode::cuda {
 
 constexpr int kSlice = kFloatWidth / kWarps;
 constexpr int kDepthLanes = 8;
+constexpr int kColumnLanes = kWarp / kDepthLanes;
 constexpr int kLaneDepth = kSlice / kDepthLanes;
 constexpr int kQuads = kSlice / 16;  // of four numbers: what each of the 4 lanes of a row copies of a slice
 
@@ -32,7 +34,7 @@ struct Place {
     int thread = threadIdx.x;
     asm volatile("" : "+r"(thread));
     const int lane = thread % kWarp;
-    return {thread, thread / kWarp, lane % kDepthLanes, lane / kDepthLanes, lane / 4, lane % 4};
+    return {thread, thread / kWarp, lane / kColumnLanes, lane % kColumnLanes, lane / 4, lane % 4};
   }
 };
 
@@ -61,9 +63,11 @@ __device__ inline void read_columns(float (&weights)[Count][kLaneDepth], const C
                                     const Place& at) {
   const int first = slice_depth(at.warp, 4 * at.k), second = slice_depth(at.warp, 32 + 4 * at.k),
             third = slice_depth(at.warp, 64 + 2 * at.k);
+  const float* row = columns.first;
 #pragma unroll
   for (int i = 0; i < Count; ++i) {
-    const float* row = columns.first + i * columns.stride;
+    // From where the last row was: addresses worked out in advance would fill the registers.
+    asm volatile("" : "+l"(row));
     const bool exists = i < columns.count;
     const float4 low = prefetch_quad(row + first, exists && first < width);
     const float4 high = prefetch_quad(row + second, exists && second < width);
@@ -71,6 +75,7 @@ __device__ inline void read_columns(float (&weights)[Count][kLaneDepth], const C
     weights[i][0] = low.x, weights[i][1] = low.y, weights[i][2] = low.z, weights[i][3] = low.w;
     weights[i][4] = high.x, weights[i][5] = high.y, weights[i][6] = high.z, weights[i][7] = high.w;
     weights[i][8] = rest.x, weights[i][9] = rest.y;
+    row += columns.stride;
   }
 }
 
@@ -132,53 +137,64 @@ struct LaneRow {
   const unsigned char* pair;
 };
 
-template <int Count>
-__device__ inline void multiply_row(const float (&weights)[Count][kLaneDepth], const LaneRow& row,
-                                    float (&sums)[Count]) {
+__device__ inline void read_row(float (&x)[kLaneDepth], const LaneRow& row) {
   const float4 low = *reinterpret_cast<const float4*>(row.quads);
   const float4 high = *reinterpret_cast<const float4*>(row.quads + 32 * sizeof(float));
   const float2 rest = *reinterpret_cast<const float2*>(row.pair);
-  const float x[kLaneDepth] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w, rest.x, rest.y};
-#pragma unroll
-  for (int i = 0; i < Count; ++i) sums[i] = 0.0f;
-#pragma unroll
-  for (int d = 0; d < kLaneDepth; ++d) {
-#pragma unroll
-    for (int i = 0; i < Count; ++i) sums[i] = fmaf(weights[i][d], x[d], sums[i]);
-  }
+  x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
+  x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
+  x[8] = rest.x, x[9] = rest.y;
 }
 
-// Every lane k keeps the rows j ^ k with j = 0, 2 Step, 4 Step, ... below Rows from `row` on, and gives those
-// with j = Step, 3 Step, ... to the lane that wants them.
-template <int Rows, int Step, int Count>
-__device__ inline void multiply_and_halve(const float (&weights)[Count][kLaneDepth], const LaneRow& row,
-                                          int k, float (&sums)[Count]) {
-  if constexpr (Step == Rows) {
-    multiply_row(weights, row, sums);
-  } else {
-    float given[Count];
-    constexpr int kAway = Step * kSlice * static_cast<int>(sizeof(float));
-    const int away = (k & Step) != 0 ? -kAway : kAway;
-    multiply_and_halve<Rows, 2 * Step>(weights, row, k, sums);
-    multiply_and_halve<Rows, 2 * Step>(weights, {row.quads + away, row.pair + away}, k, given);
-#pragma unroll
-    for (int i = 0; i < Count; ++i) sums[i] += __shfl_xor_sync(kFullMask, given[i], Step);
-  }
-}
-
-// This warp's part of Rows rows (1, 2, 4 or 8) times the lane's columns: lane k gets row k % Rows.
+// This warp's part of Rows rows (1, 2, 4 or 8) times the lane's columns: lane k gets row k % Rows. It
+// multiplies this row and those that differ from it in one bit, in two, ...: of every two sums that differ in
+// the lowest bit it keeps one and gives the other to the lane that wants it, then of those in the next bit.
+// So a sum is always added up in the same order, whatever Rows is. A row is read while the one before is
+// multiplied.
 template <int Rows, int Count>
 __device__ inline void multiply(const float (&weights)[Count][kLaneDepth], const float* slices, int k,
                                 float (&sums)[Count]) {
-  const float* row = slices + k % Rows * kSlice;
-  multiply_and_halve<Rows, 1>(weights,
-                              {reinterpret_cast<const unsigned char*>(row + 4 * k),
-                               reinterpret_cast<const unsigned char*>(row + 64 + 2 * k)},
-                              k, sums);
+  const auto lane_row = [&](int i) {
+    const float* first = slices + (k % Rows ^ i) * kSlice;
+    return LaneRow{reinterpret_cast<const unsigned char*>(first + 4 * k),
+                   reinterpret_cast<const unsigned char*>(first + 64 + 2 * k)};
+  };
+  float next[kLaneDepth], kept[3][Count];
+  read_row(next, lane_row(0));
+#pragma unroll
+  for (int row = 0; row < Rows; ++row) {
+    float x[kLaneDepth];
+#pragma unroll
+    for (int d = 0; d < kLaneDepth; ++d) x[d] = next[d];
+    if (row + 1 < Rows) read_row(next, lane_row(row + 1));
+#pragma unroll
+    for (int i = 0; i < Count; ++i) sums[i] = 0.0f;
+#pragma unroll
+    for (int d = 0; d < kLaneDepth; ++d) {
+#pragma unroll
+      for (int i = 0; i < Count; ++i) sums[i] = fmaf(weights[i][d], x[d], sums[i]);
+    }
+    bool complete = true;  // all sums that differ in lower bits are there
+#pragma unroll
+    for (int bit = 0; 1 << bit < Rows; ++bit) {
+      if (!complete) continue;
+#pragma unroll
+      for (int i = 0; i < Count; ++i) {
+        if ((row >> bit & 1) != 0) {
+          sums[i] = kept[bit][i] + __shfl_xor_sync(kFullMask, sums[i], kColumnLanes << bit);
+        } else {
+          kept[bit][i] = sums[i];
+        }
+      }
+      complete = (row >> bit & 1) != 0;
+    }
+  }
 #pragma unroll
   for (int offset = Rows; offset < kDepthLanes; offset *= 2) {
 #pragma unroll
-    for (int i = 0; i < Count; ++i) sums[i] += __shfl_xor_sync(kFullMask, sums[i], offset);
+    for (int i = 0; i < Count; ++i) {
+      sums[i] += __shfl_xor_sync(kFullMask, sums[i], offset * kColumnLanes);
+    }
   }
 }
 

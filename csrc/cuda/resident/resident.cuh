@@ -25,7 +25,6 @@ constexpr int kFloatStaticBytes = 7168;
 constexpr int kFloatWidth = 640;
 constexpr int kFloatUnits = 5;
 constexpr int kFloatOutputs = 6;
-constexpr int kFloatSummedTiles = 3;  // tiles of (row, frame) pairs whose sums have room at a time, at most
 constexpr int kFloatBestBytes = 24;
 
 constexpr int resident_rows(bool half) { return half ? kResidentRows : kFloatRows; }
@@ -52,11 +51,11 @@ struct FloatPlan {
   int outputs;       // of the projection
   int lane_columns;  // of the joint: a tile has 4 times as many
   int product_rows;  // of a product of the predictor: 1, 4 or 8
-  int slice_rows;    // that a warp has room for
-  int summed_tiles;  // whose sums have room at a time
+  int depth_parts;   // warps that share a tile of pairs: 1, 2, 4 or 8
   int input_weights;
   int recurrent_weights[kResidentLayers];
   int projection_weights;
+  bool keeps_columns;  // of the joint; else a tile of them at a time finds room
   int joint_weights;
   int column_biases;
   int slices;
@@ -67,7 +66,11 @@ struct FloatPlan {
   int best;
 };
 
-constexpr int float_pass_rows(int product_rows) { return product_rows < 8 ? product_rows : 16; }
+// Floats of a warp in each of the four arrays of sums: gates of as many rows. The joint has 64 for small
+// tiles and 256 for large ones in the first two.
+constexpr int float_warp_sums(int product_rows) {
+  return product_rows * kFloatUnits * 4 < 32 ? 32 : product_rows * kFloatUnits * 4;
+}
 
 // Of the kernel in 16-bit types: up to 8 rows, one tile of columns and 1, 2 or 4 tiles of (row, frame) pairs;
 // or anything that fits.
