@@ -192,7 +192,7 @@ class TestOnGpu:
     def test_buffers_of_a_large_batch_serve_smaller_ones(self, plant):
         parts = plant(vocab_size=129, joint_width=64)
         decoder, fresh = make(parts, torch.bfloat16), make(parts, torch.bfloat16, engine="graph")
-        for rows, frames in ((100, 30), (1, 30), (33, 7), (8, 29), (100, 30)):
+        for rows, frames in ((90, 30), (1, 30), (33, 7), (8, 29), (90, 30)):
             encoder, lengths = ragged(parts[0], rows, frames, seed=rows)
             encoder = encoder.cuda()
             assert lists(decoder(encoder, lengths)) == lists(fresh(encoder, lengths))
