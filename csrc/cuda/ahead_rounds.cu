@@ -2,7 +2,6 @@
 // cells; the other layers; the projection.
 
 #include <algorithm>
-#include <cstdlib>
 #include <utility>
 
 #include "advance.cuh"
@@ -16,8 +15,11 @@ namespace {
 
 using namespace product;
 
+// Of a multiprocessor, as registers allow: products of single warps keep their operands there.
+constexpr int kBlocks = wgmma::kExists ? 2 : 1;
+
 template <typename T, typename Product, typename Function>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     joint_and_gates_kernel(JointProblem joint, Function activation, JointPartial* partials, int splits,
                            int joint_tiles, AheadProblem ahead, int batch_tiles) {
   extern __shared__ __align__(1024) unsigned char shared[];
@@ -34,13 +36,13 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <typename T, typename Product>
-__global__ void __launch_bounds__(kThreads, 2) lstm_layer_kernel(AheadProblem ahead, int layer) {
+__global__ void __launch_bounds__(kThreads, kBlocks) lstm_layer_kernel(AheadProblem ahead, int layer) {
   extern __shared__ __align__(1024) unsigned char shared[];
   GateBlock<T, Product>::run_layer(ahead, shared, blockIdx.x, layer, blockIdx.y);
 }
 
 template <typename T, typename Product>
-__global__ void __launch_bounds__(kThreads, 2) projection_kernel(RecurrentProblem p) {
+__global__ void __launch_bounds__(kThreads, kBlocks) projection_kernel(RecurrentProblem p) {
   extern __shared__ __align__(1024) unsigned char shared[];
   ProjectionBlock<T, Product>::run(p, shared, blockIdx.x, blockIdx.y);
 }
@@ -89,59 +91,27 @@ cudaError_t launch_projection(const RecurrentProblem& p, cudaStream_t stream) {
   return launch(projection_kernel<T, Product>, grid, Product::kBytes, stream, p);
 }
 
-int choice(const char* name, int otherwise) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? otherwise : std::atoi(value);
-}
-
+// Tiles as measured on an H200: as large as leaves no multiprocessor without work.
 template <typename T>
-cudaError_t round(const GreedyProblem& p, const AheadProblem& ahead, cudaStream_t stream) {
+cudaError_t launch_round(const GreedyProblem& p, const AheadProblem& ahead, cudaStream_t stream) {
   const int batch = ahead.lstm.batch;
-  cudaError_t error;
-  switch (choice("TJ", batch <= 48 ? 0 : batch <= 160 ? 1 : 2)) {
-    case 0:
-      error = launch_joint<T, 2, 2>(p, ahead, stream);
-      break;
-    case 1:
-      error = launch_joint<T, 4, 2>(p, ahead, stream);
-      break;
-    default:
-      error = launch_joint<T, 8, 2>(p, ahead, stream);
-      break;
-  }
+  const auto joint = batch <= 48    ? launch_joint<T, 2, 2>
+                     : batch <= 160 ? launch_joint<T, 4, 2>
+                                    : launch_joint<T, 8, 2>;
+  const auto layer = batch <= 128   ? launch_layer<T, 2, 4>
+                     : batch <= 256 ? launch_layer<T, 4, 2>
+                                    : launch_layer<T, 8, 2>;
+  const auto projection = batch <= 128   ? launch_projection<T, 1, 4>
+                          : batch <= 256 ? launch_projection<T, 1, 8>
+                                         : launch_projection<T, 2, 4>;
+  cudaError_t error = joint(p, ahead, stream);
   if (error == cudaSuccess) {
     error = launch_advance(p, FirstLayer<T>{ahead}, stream);
   }
-  for (int layer = 1; layer < ahead.lstm.layers && error == cudaSuccess; ++layer) {
-    switch (choice("TL", batch <= 128 ? 0 : batch <= 256 ? 2 : 3)) {
-      case 0:
-        error = launch_layer<T, 2, 4>(ahead, layer, stream);
-        break;
-      case 1:
-        error = launch_layer<T, 2, 2>(ahead, layer, stream);
-        break;
-      case 2:
-        error = launch_layer<T, 4, 2>(ahead, layer, stream);
-        break;
-      default:
-        error = launch_layer<T, 8, 2>(ahead, layer, stream);
-        break;
-    }
+  for (int i = 1; i < ahead.lstm.layers && error == cudaSuccess; ++i) {
+    error = layer(ahead, i, stream);
   }
-  if (error == cudaSuccess) {
-    switch (choice("TP", batch <= 128 ? 0 : batch <= 256 ? 1 : 2)) {
-      case 0:
-        error = launch_projection<T, 1, 4>(ahead.lstm, stream);
-        break;
-      case 1:
-        error = launch_projection<T, 1, 8>(ahead.lstm, stream);
-        break;
-      default:
-        error = launch_projection<T, 2, 4>(ahead.lstm, stream);
-        break;
-    }
-  }
-  return error;
+  return error == cudaSuccess ? projection(ahead.lstm, stream) : error;
 }
 
 bool are_vectors(const void* pointer) {
@@ -170,7 +140,7 @@ cudaError_t launch_ahead_rounds(GreedyProblem problem, const AheadProblem& ahead
   const LoopSignal signal = std::exchange(problem.signal, {});
   for (int i = 0; i < rounds && error == cudaSuccess; ++i) {
     problem.signal = i + 1 < rounds ? LoopSignal{} : signal;
-    error = round<T>(problem, ahead, stream);
+    error = launch_round<T>(problem, ahead, stream);
   }
   return error;
 }

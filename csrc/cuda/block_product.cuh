@@ -8,8 +8,6 @@
 // neighbouring rows, find different banks.
 #pragma once
 
-#include <algorithm>
-
 #include "warp_product.cuh"
 #include "wgmma.cuh"
 
@@ -32,8 +30,8 @@ class BlockProduct {
   static constexpr int kVectors = 2 * kChunkVectors;  // of a row in a stage
   static constexpr int kStride = kVectors * kVectorBytes;
   static constexpr int kStageBytes = (kRows + kColumns) * kStride;
-  // As many as two blocks of a multiprocessor have room for, and no more than ten.
-  static constexpr int kStages = std::min(10, 100 * 1024 / kStageBytes);
+  // As many as a block has room for on every device, and two blocks on large ones.
+  static constexpr int kStages = 96 * 1024 / kStageBytes;
   static constexpr int kBytes = kStages * kStageBytes;
   // A thread copies vector `threadIdx.x % kVectors` of every kStrip-th row.
   static constexpr int kStrip = kThreads / kVectors;

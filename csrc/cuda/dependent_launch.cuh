@@ -3,8 +3,6 @@
 
 #include <cuda_runtime.h>
 
-#include <cstdlib>
-
 namespace rnnt_fastdecode::cuda {
 
 // The kernel calls ptx::wait_for_kernel_before before it touches what an earlier one writes or reads, in
@@ -24,7 +22,7 @@ cudaError_t launch_dependent(void (*kernel)(Parameters...), dim3 grid, int threa
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = major >= 9 && std::getenv("NOPDL") == nullptr ? 1 : 0;
+  config.numAttrs = major >= 9 ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, args...);
 }
 
