@@ -1,4 +1,5 @@
-// The resident decoder. A round, as every block sees it:
+// The resident decoder in fp32, and what half_rounds.cuh has in common with it. A round, as every block sees
+// it:
 //
 //   judge     joint of the rows' next W frames and the block's columns -> partial results
 //   decide    a few blocks: merge a row's partial results, walk to its first label -> decision
