@@ -21,9 +21,10 @@ struct AheadProblem {
 template <typename T>
 __device__ inline void update_unit(const RecurrentProblem& p, int64_t place, float i, float f, float g,
                                    float o) {
-  const float cell = quick_sigmoid(f) * p.cell[place] + quick_sigmoid(i) * quick_tanh(g);
+  float cell = p.cell[place];
+  const float hidden = quick_lstm(cell, i, f, g, o);
   p.cell[place] = cell;
-  static_cast<T*>(p.hidden)[place] = from_float<T>(quick_sigmoid(o) * quick_tanh(cell));
+  static_cast<T*>(p.hidden)[place] = from_float<T>(hidden);
 }
 
 // The first layer's step of a row, by a whole block.

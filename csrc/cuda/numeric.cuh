@@ -26,6 +26,12 @@ __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ inline float quick_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 __device__ inline float quick_tanh(float x) { return 2.0f * quick_sigmoid(2.0f * x) - 1.0f; }
 
+// The hidden value of an LSTM unit out of its gates, likewise; the cell is updated.
+__device__ inline float quick_lstm(float& cell, float i, float f, float g, float o) {
+  cell = quick_sigmoid(f) * cell + quick_sigmoid(i) * quick_tanh(g);
+  return quick_sigmoid(o) * quick_tanh(cell);
+}
+
 __device__ inline float activate(float x, Activation activation) {
   switch (activation) {
     case Activation::kRelu:

@@ -50,78 +50,37 @@ template <typename T, int kHalf, int kTiles>
 struct Product;
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-template <int kHalf>
-struct Product<__nv_bfloat16, kHalf, 4> {
-  __device__ static void add(float (&d)[4][8], uint64_t a, uint64_t b) {
-    constexpr int h = 4 * kHalf;
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-        "%16, %17, 1, 1, 1, 0, 0;"
-        : "+f"(d[0][h + 0]), "+f"(d[0][h + 1]), "+f"(d[0][h + 2]), "+f"(d[0][h + 3]), "+f"(d[1][h + 0]),
-          "+f"(d[1][h + 1]), "+f"(d[1][h + 2]), "+f"(d[1][h + 3]), "+f"(d[2][h + 0]), "+f"(d[2][h + 1]),
-          "+f"(d[2][h + 2]), "+f"(d[2][h + 3]), "+f"(d[3][h + 0]), "+f"(d[3][h + 1]), "+f"(d[3][h + 2]),
-          "+f"(d[3][h + 3])
-        : "l"(a), "l"(b));
-  }
-};
+#define TILE(d, tile) "+f"(d[tile][h]), "+f"(d[tile][h + 1]), "+f"(d[tile][h + 2]), "+f"(d[tile][h + 3])
 
-template <int kHalf>
-struct Product<__half, kHalf, 4> {
-  __device__ static void add(float (&d)[4][8], uint64_t a, uint64_t b) {
-    constexpr int h = 4 * kHalf;
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-        "%16, %17, 1, 1, 1, 0, 0;"
-        : "+f"(d[0][h + 0]), "+f"(d[0][h + 1]), "+f"(d[0][h + 2]), "+f"(d[0][h + 3]), "+f"(d[1][h + 0]),
-          "+f"(d[1][h + 1]), "+f"(d[1][h + 2]), "+f"(d[1][h + 3]), "+f"(d[2][h + 0]), "+f"(d[2][h + 1]),
-          "+f"(d[2][h + 2]), "+f"(d[2][h + 3]), "+f"(d[3][h + 0]), "+f"(d[3][h + 1]), "+f"(d[3][h + 2]),
-          "+f"(d[3][h + 3])
-        : "l"(a), "l"(b));
-  }
-};
-
-template <int kHalf>
-struct Product<__nv_bfloat16, kHalf, 8> {
-  __device__ static void add(float (&d)[8][8], uint64_t a, uint64_t b) {
-    constexpr int h = 4 * kHalf;
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "%32, %33, 1, 1, 1, 0, 0;"
-        : "+f"(d[0][h + 0]), "+f"(d[0][h + 1]), "+f"(d[0][h + 2]), "+f"(d[0][h + 3]), "+f"(d[1][h + 0]),
-          "+f"(d[1][h + 1]), "+f"(d[1][h + 2]), "+f"(d[1][h + 3]), "+f"(d[2][h + 0]), "+f"(d[2][h + 1]),
-          "+f"(d[2][h + 2]), "+f"(d[2][h + 3]), "+f"(d[3][h + 0]), "+f"(d[3][h + 1]), "+f"(d[3][h + 2]),
-          "+f"(d[3][h + 3]), "+f"(d[4][h + 0]), "+f"(d[4][h + 1]), "+f"(d[4][h + 2]), "+f"(d[4][h + 3]),
-          "+f"(d[5][h + 0]), "+f"(d[5][h + 1]), "+f"(d[5][h + 2]), "+f"(d[5][h + 3]), "+f"(d[6][h + 0]),
-          "+f"(d[6][h + 1]), "+f"(d[6][h + 2]), "+f"(d[6][h + 3]), "+f"(d[7][h + 0]), "+f"(d[7][h + 1]),
-          "+f"(d[7][h + 2]), "+f"(d[7][h + 3])
-        : "l"(a), "l"(b));
-  }
-};
-
-template <int kHalf>
-struct Product<__half, kHalf, 8> {
-  __device__ static void add(float (&d)[8][8], uint64_t a, uint64_t b) {
-    constexpr int h = 4 * kHalf;
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "%32, %33, 1, 1, 1, 0, 0;"
-        : "+f"(d[0][h + 0]), "+f"(d[0][h + 1]), "+f"(d[0][h + 2]), "+f"(d[0][h + 3]), "+f"(d[1][h + 0]),
-          "+f"(d[1][h + 1]), "+f"(d[1][h + 2]), "+f"(d[1][h + 3]), "+f"(d[2][h + 0]), "+f"(d[2][h + 1]),
-          "+f"(d[2][h + 2]), "+f"(d[2][h + 3]), "+f"(d[3][h + 0]), "+f"(d[3][h + 1]), "+f"(d[3][h + 2]),
-          "+f"(d[3][h + 3]), "+f"(d[4][h + 0]), "+f"(d[4][h + 1]), "+f"(d[4][h + 2]), "+f"(d[4][h + 3]),
-          "+f"(d[5][h + 0]), "+f"(d[5][h + 1]), "+f"(d[5][h + 2]), "+f"(d[5][h + 3]), "+f"(d[6][h + 0]),
-          "+f"(d[6][h + 1]), "+f"(d[6][h + 2]), "+f"(d[6][h + 3]), "+f"(d[7][h + 0]), "+f"(d[7][h + 1]),
-          "+f"(d[7][h + 2]), "+f"(d[7][h + 3])
-        : "l"(a), "l"(b));
-  }
-};
-
+#define DEFINE_PRODUCTS(T, type)                                                                         \
+  template <int kHalf>                                                                                   \
+  struct Product<T, kHalf, 4> {                                                                          \
+    __device__ static void add(float (&d)[4][8], uint64_t a, uint64_t b) {                               \
+      constexpr int h = 4 * kHalf;                                                                       \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                           \
+                   " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "           \
+                   "%16, %17, 1, 1, 1, 0, 0;"                                                            \
+                   : TILE(d, 0), TILE(d, 1), TILE(d, 2), TILE(d, 3)                                      \
+                   : "l"(a), "l"(b));                                                                    \
+    }                                                                                                    \
+  };                                                                                                     \
+  template <int kHalf>                                                                                   \
+  struct Product<T, kHalf, 8> {                                                                          \
+    __device__ static void add(float (&d)[8][8], uint64_t a, uint64_t b) {                               \
+      constexpr int h = 4 * kHalf;                                                                       \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                           \
+                   " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "            \
+                   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "   \
+                   "%32, %33, 1, 1, 1, 0, 0;"                                                            \
+                   : TILE(d, 0), TILE(d, 1), TILE(d, 2), TILE(d, 3), TILE(d, 4), TILE(d, 5), TILE(d, 6), \
+                     TILE(d, 7)                                                                          \
+                   : "l"(a), "l"(b));                                                                    \
+    }                                                                                                    \
+  };
+DEFINE_PRODUCTS(__nv_bfloat16, "bf16")
+DEFINE_PRODUCTS(__half, "f16")
+#undef DEFINE_PRODUCTS
+#undef TILE
 #endif
 
 }  // namespace rnnt_fastdecode::cuda::wgmma

@@ -164,8 +164,7 @@ struct Predictor {
   }
 
   __device__ __forceinline__ static float next_hidden(float& cell, const float4& gate) {
-    cell = quick_sigmoid(gate.y) * cell + quick_sigmoid(gate.x) * quick_tanh(gate.z);
-    return quick_sigmoid(gate.w) * quick_tanh(cell);
+    return quick_lstm(cell, gate.x, gate.y, gate.z, gate.w);
   }
 
   __device__ __forceinline__ float4 recurrent(int layer) const {
