@@ -8,8 +8,9 @@ import torch
 
 from rnnt_fastdecode import ArgumentError, GreedyDecoder
 from rnnt_fastdecode.reference.ops import lstm_step
-from rnnt_fastdecode.transducer.resident import MOST_ROWS, best_window
-from rnnt_fastdecode.transducer.weights import pack_predictor
+from rnnt_fastdecode.transducer.resident import MOST_ROWS, ResidentRunner, best_window, ops
+from rnnt_fastdecode.transducer.rules import GreedyRules
+from rnnt_fastdecode.transducer.weights import pack_joint, pack_predictor
 
 TDT = (0, 1, 2, 3, 4)
 HALVES = [torch.bfloat16, torch.float16]
@@ -62,6 +63,18 @@ def test_a_cpu_has_no_engines(plant):
 def test_many_rows_get_no_wider_window_than_few(dtype):
     windows = [best_window(batch, dtype) for batch in (1, 7, 8, 9, 16, 17, 500)]
     assert windows == sorted(windows, reverse=True) and windows[0] > windows[-1] >= 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "room", "got"), [(None, 48, 8), (None, 5, 5), (None, 0, 0), (3, 5, 3), (6, 5, 0)]
+)
+def test_the_widest_window_that_finds_room_is_taken(plant, monkeypatch, asked, room, got):
+    network, predictor, joint = plant(vocab_size=129, joint_width=64)
+    monkeypatch.setattr(ops, "greedy_resident_bytes", lambda *arguments: int(arguments[-1] <= room))
+    rules = GreedyRules(network.transducer.blank_id, (), 10, 1)
+    runner = ResidentRunner(pack_predictor(predictor), pack_joint(joint), rules, asked)
+    assert runner.window(1) == got
+    assert runner.fits(1) == (got > 0)
 
 
 def test_the_gate_table_is_the_first_layer_of_a_step_without_history(plant):
