@@ -3,6 +3,8 @@
 import pytest
 import torch
 from op_cases import DEVICES, op_weights, zero_state
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 from rnnt_fastdecode import ArgumentError, ops
 from rnnt_fastdecode.reference.decode import greedy_decode
@@ -222,3 +224,17 @@ def test_opcheck(kind, device):
     checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     op = torch.ops.rnnt_fastdecode.greedy_decode.default
     torch.library.opcheck(op, tuple(arguments), test_utils=checks)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_fake_kernel_has_room_for_every_label(kind):
+    """Of labels that are not full opcheck would compare what nobody has written: shapes and dtypes alone."""
+    decoding = Decoding(kind, (), "cpu", max_symbols=3)
+    arguments = decoding.arguments(decoding.planted.encoder(2, 5), torch.tensor([5, 4]))
+    with FakeTensorMode() as mode:
+        copies = tree_map_only(torch.Tensor, mode.from_tensor, arguments)
+        fake = torch.ops.rnnt_fastdecode.greedy_decode.default(*copies)
+    real = ops.greedy_decode(*arguments)
+    (labels, state), (fake_labels, fake_state) = real, fake
+    for own, other in zip((labels, *state), (fake_labels, *fake_state), strict=True):
+        assert (own.shape, own.dtype) == (other.shape, other.dtype)
