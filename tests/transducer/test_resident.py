@@ -159,3 +159,19 @@ def test_many_runs_give_the_same_bits():
         again = run_resident(Loop(planted.transducer, encoder, lengths, capacity=240, device="cuda"))
         assert torch.equal(again.tokens, first.tokens) and torch.equal(again.counts, first.counts)
         assert torch.equal(again.output, first.output) and torch.equal(again.state[1], first.state[1])
+
+
+@pytest.mark.parametrize("batch", [3, 8, 33])
+def test_a_row_gets_the_same_bits_wherever_it_stands(batch):
+    planted = plant(vocab_size=77, joint_width=200, seed=22)
+    encoder, lengths = planted.encoder(batch, 24, seed=23), torch.full((batch,), 24)
+    order = torch.randperm(batch, generator=torch.Generator().manual_seed(24))
+    one, other = (
+        run_resident(Loop(planted.transducer, rows, lengths, capacity=240, window=8, device="cuda"))
+        for rows in (encoder, encoder[order])
+    )
+    assert torch.equal(one.counts.cpu()[order], other.counts.cpu())
+    assert torch.equal(one.output.cpu()[order], other.output.cpu())
+    for row, source in enumerate(order.tolist()):
+        count = int(other.counts[row])
+        assert torch.equal(one.log_probs[source, :count], other.log_probs[row, :count])

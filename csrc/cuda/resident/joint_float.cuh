@@ -8,6 +8,7 @@
 // the products are halved from lane to lane until lane (k, q) has pair k.
 #pragma once
 
+#include "../ptx.cuh"
 #include "product_float.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -29,8 +30,7 @@ struct FloatJoint {
   static constexpr int kPairs = 8;
   static constexpr int kColumns = kColumnLanes * LaneColumns;
   static constexpr int kStepDepth = 4 * kDepthLanes;
-  static constexpr int kStages = (kFloatWidth / kStepDepth + Staged - 1) / Staged;
-  static constexpr int kSteps = kStages * Staged;
+  static constexpr int kSteps = kFloatWidth / kStepDepth;
   static constexpr int kStagedWidth = Staged * kStepDepth;
   static constexpr int kTileQuads = kSteps * LaneColumns * kWarp;
   static constexpr int kLanePairs = kPairs / (kWarp / kDepthLanes);  // whose quads a lane stages
@@ -118,14 +118,17 @@ struct FloatJoint {
   }
 
   __device__ void judge_columns(int round, int column_tile, int count) const {
-    const int sets = kWarps / layout.depth_parts;
+    const int sets = kWarps >> layout.part_shift;
     const int frames_per_tile = kPairs >> plan.group_shift;
+    int frame_tile = c.warp >> layout.part_shift;
+    int first_row = c.slot * plan.group_rows;
 #pragma unroll 1
-    for (int task = c.warp / layout.depth_parts;; task += sets) {
-      const int group = c.slot + task / plan.frame_tiles * plan.slots;
-      const int first_row = group * plan.group_rows;
+    for (int task = frame_tile;; task += sets, frame_tile += sets) {
+      for (; frame_tile >= plan.frame_tiles; frame_tile -= plan.frame_tiles) {
+        first_row += plan.slots * plan.group_rows;
+      }
       if (first_row >= count) return;
-      judge_tile(round, {first_row, count, task % plan.frame_tiles * frames_per_tile}, column_tile, task);
+      judge_tile(round, {first_row, count, frame_tile * frames_per_tile}, column_tile, task);
     }
   }
 
@@ -145,11 +148,11 @@ struct FloatJoint {
     const int row = row_of(tile, k());
     const bool exists = frame_of(tile, k()) < frames_left(row);
     if (!__any_sync(kFullMask, exists)) return;
-    const int part = c.warp % layout.depth_parts;
+    const int part = c.warp & ((1 << layout.part_shift) - 1);
     Logits logits;
-    multiply_tile(tile, layout.keeps_columns ? column_tile : 0, part * kStages / layout.depth_parts,
-                  (part + 1) * kStages / layout.depth_parts, logits);
-    if (layout.depth_parts > 1) add_parts(part, logits);
+    multiply_tile(tile, layout.keeps_columns ? column_tile : 0, part * kSteps >> layout.part_shift,
+                  (part + 1) * kSteps >> layout.part_shift, logits);
+    if (layout.part_shift > 0) add_parts(part, logits);
     if (part > 0) return;
     const float* biases = floats(layout.column_biases) + column_tile * kColumns + q();
 #pragma unroll
@@ -162,8 +165,8 @@ struct FloatJoint {
     if (!last && q() == 0) *best_of(task) = best;
   }
 
-  // Lane (k, q) gets pair k.
-  __device__ void multiply_tile(const Tile& tile, int place, int stage, int end, Logits& logits) const {
+  // Of the steps from `step` to `end`. Lane (k, q) gets pair k.
+  __device__ void multiply_tile(const Tile& tile, int place, int step, int end, Logits& logits) const {
     const int pair = c.lane / kDepthLanes, depth = 4 * (c.lane % kDepthLanes);
     const int row = row_of(tile, pair), left = frames_left(row);
     const float* output = row < 0 ? nullptr : output_values(c, c.rows.labelled[row], row) + depth;
@@ -180,23 +183,25 @@ struct FloatJoint {
     const int64_t next_pair = static_cast<int64_t>((kWarp / kDepthLanes) >> plan.group_shift) * joint.width;
     Operands x;
     Products products = {};
-    if (stage < end) request(x, output, encoder, next_pair, wanted, stage, joint.width - depth);
+    // Where the lane's numbers end, if the warp's do not before.
+    const int width = min(joint.width - depth, end * kStepDepth);
+    request(x, output, encoder, next_pair, wanted, step, width);
 #pragma unroll 1
-    for (; stage < end; ++stage) {
-      await(x, output, stage);
+    for (; step < end; step += Staged) {
+      await(x, output, step);
       put(x);
-      if (stage + 1 < end) request(x, output, encoder, next_pair, wanted, stage + 1, joint.width - depth);
-      multiply_stage(products, weights(place) + stage * Staged * LaneColumns * kWarp);
+      if (step + Staged < end) request(x, output, encoder, next_pair, wanted, step + Staged, width);
+      multiply_steps(products, weights(place) + step * LaneColumns * kWarp, min(Staged, end - step));
     }
     halve(products, logits);
   }
 
-  // The first attempt to read what a stage needs; `width` is counted from the lane's first number.
+  // The first attempt to read what is needed from `step` on; `width` counts from the lane's first number.
   __device__ void request(Operands& x, const float* output, const float* encoder, int64_t next_pair,
-                          int wanted, int stage, int width) const {
+                          int wanted, int step, int width) const {
 #pragma unroll
     for (int s = 0; s < Staged; ++s) {
-      const int depth = (stage * Staged + s) * kStepDepth;
+      const int depth = (step + s) * kStepDepth;
       x.predicted[s] = output != nullptr && depth < width ? empty_message() : uint4{0, 0, 0, 0};
       read_if_missing(x.predicted[s], output + depth);
 #pragma unroll
@@ -207,7 +212,7 @@ struct FloatJoint {
     }
   }
 
-  __device__ void await(Operands& x, const float* output, int stage) const {
+  __device__ void await(Operands& x, const float* output, int step) const {
     bool missing;
     int polls = 0;
     do {
@@ -215,7 +220,7 @@ struct FloatJoint {
       missing = false;
 #pragma unroll
       for (int s = 0; s < Staged; ++s) {
-        read_if_missing(x.predicted[s], output + (stage * Staged + s) * kStepDepth);
+        read_if_missing(x.predicted[s], output + (step + s) * kStepDepth);
       }
 #pragma unroll
       for (int s = 0; s < Staged; ++s) missing |= is_missing(x.predicted[s]);
@@ -234,7 +239,7 @@ struct FloatJoint {
         const uint4 &a = x.frames[i][s], &b = x.predicted[s];
         float4 sum{__uint_as_float(a.x) + __uint_as_float(b.x), __uint_as_float(a.y) + __uint_as_float(b.y),
                    __uint_as_float(a.z) + __uint_as_float(b.z), __uint_as_float(a.w) + __uint_as_float(b.w)};
-        if (relu) sum = activated(sum, Activation::kRelu);
+        if (relu) sum = rectified(sum);
         *quad_of(own, i, s) = sum;
       }
     }
@@ -251,15 +256,20 @@ struct FloatJoint {
     return reinterpret_cast<float4*>(own + i * (kWarp / kDepthLanes) * kStagedWidth + s * kStepDepth);
   }
 
+  __device__ static float4 rectified(const float4& x) {
+    return {ptx::max_nan(x.x, 0.0f), ptx::max_nan(x.y, 0.0f), ptx::max_nan(x.z, 0.0f),
+            ptx::max_nan(x.w, 0.0f)};
+  }
+
   __device__ static float4 activated(const float4& x, Activation activation) {
     return {activate(x.x, activation), activate(x.y, activation), activate(x.z, activation),
             activate(x.w, activation)};
   }
 
-  __device__ void multiply_stage(Products& products, const float4* weights) const {
+  __device__ void multiply_steps(Products& products, const float4* weights, int steps) const {
     const float* x = staged() + 4 * k();
 #pragma unroll 1
-    for (int step = 0; step < Staged; ++step) {
+    for (int step = 0; step < steps; ++step) {
       float4 pairs[kPairs];
 #pragma unroll
       for (int i = 0; i < kPairs; ++i) {
@@ -300,9 +310,10 @@ struct FloatJoint {
 
   // The first of the warps that share a tile gets the sum.
   __device__ void add_parts(int part, Logits& logits) const {
-    const int first_warp = c.warp - part, id = 1 + c.warp / layout.depth_parts;
+    const int parts_of_tile = 1 << layout.part_shift;
+    const int first_warp = c.warp - part, id = 1 + (c.warp >> layout.part_shift);
     const auto sync = [&] {
-      asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(layout.depth_parts * kWarp) : "memory");
+      asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(parts_of_tile * kWarp) : "memory");
     };
     // Until what was there before has been read.
     sync();
@@ -312,7 +323,7 @@ struct FloatJoint {
     }
     sync();
 #pragma unroll 1
-    for (int other = 1; part == 0 && other < layout.depth_parts; ++other) {
+    for (int other = 1; part == 0 && other < parts_of_tile; ++other) {
 #pragma unroll
       for (int j = 0; j < LaneColumns; ++j) logits[j] += parts(first_warp + other)[j * kWarp];
     }

@@ -15,21 +15,21 @@ constexpr int kTilePairs = 8;
 constexpr int kMaxColumnTiles = 16;
 
 // How many rows a tile of pairs has, and how many warps share it, for which the busiest slot is done first.
-void choose_tiles(const ResidentShape& shape, int rows, int most_parts, ResidentPlan& plan) {
+void choose_tiles(const ResidentShape& shape, int rows, int most_part_shift, ResidentPlan& plan) {
   constexpr int kProducts = 20, kOverhead = 5;  // time that a warp alone takes for a tile
   int best = 0;
   for (int shift = 0; shift < 3; ++shift) {
     const int group_rows = 1 << shift;
     const int frame_tiles = divide_up(shape.window, kTilePairs / group_rows);
     const int tiles = divide_up(divide_up(rows, group_rows), plan.slots) * frame_tiles;
-    for (int parts = 1; parts <= most_parts; parts *= 2) {
-      const int cost = divide_up(tiles, kWarps / parts) * (kProducts / parts + kOverhead);
+    for (int part_shift = 0; part_shift <= most_part_shift; ++part_shift) {
+      const int cost = divide_up(tiles, kWarps >> part_shift) * ((kProducts >> part_shift) + kOverhead);
       if (plan.group_rows == 0 || cost < best) {
         best = cost;
         plan.group_rows = group_rows;
         plan.group_shift = shift;
         plan.frame_tiles = frame_tiles;
-        plan.single.depth_parts = parts;
+        plan.single.part_shift = part_shift;
       }
     }
   }
@@ -64,7 +64,7 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
   out.column_blocks = divide_up(column_tiles, out.column_tiles);
   out.slots = std::min(out.blocks / out.column_blocks, rows);
   const bool few = single.lane_columns == 2;
-  choose_tiles(shape, rows, few ? kWarps : kWarps / 2, out);
+  choose_tiles(shape, rows, few ? 3 : 2, out);
   if (out.column_tiles > kMaxColumnTiles) {
     return false;
   }
@@ -77,9 +77,8 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
     return offset;
   };
   const int layer_units = shape.layers * rows * kFloatUnits;
-  // The joint's warps stage `steps` times 32 numbers of eight pairs at a time: see joint_float.cuh.
-  const int steps = few ? 3 : 2, padded_steps = divide_up(kFloatWidth / 32, steps) * steps;
-  const int staged = kWarps * kTilePairs * steps * 32;
+  // The joint's warps stage 3 or 2 times 32 numbers of eight pairs at a time: see joint_float.cuh.
+  const int staged = kWarps * kTilePairs * (few ? 3 : 2) * 32;
   single.slices = place(std::max(single.product_rows * kFloatWidth, staged) * kFloat);
   single.sums = place(4 * kWarps * float_warp_sums(single.product_rows) * kFloat);
   single.cells = place(layer_units * kFloat);
@@ -92,7 +91,7 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
   // The longer a round waits for weights from device memory, the earlier they find room.
   const auto place_if_room = [&](int size) { return bytes + aligned(size) <= limit ? place(size) : -1; };
   const int gates = kThreads * kFloatUnits * kLaneBytes;
-  const int tile_bytes = tile_columns * padded_steps * 32 * kFloat;
+  const int tile_bytes = tile_columns * kFloatWidth * kFloat;
   single.joint_weights = place_if_room(out.column_tiles * tile_bytes);
   single.keeps_columns = single.joint_weights >= 0;
   if (!single.keeps_columns) single.joint_weights = place(tile_bytes);

@@ -303,12 +303,12 @@ struct FloatPredictor {
     for (int first = 0; first < count; first += Rows) {
       await_rows(at, x, row);
       stage(x);
+      row = find_row(layer, round, first + Rows, count);
+      request_rows(at, x, row, p.width);
       const int turn = first / Rows % 2;
       parts(sums(turn));
       __syncthreads();
       finish(first, min(Rows, count - first), sums(turn));
-      row = find_row(layer, round, first + Rows, count);
-      request_rows(at, x, row, p.width);
       if (is_recurrent) {
         if (first > 0) keep(first - Rows);
         gate_parts(recurrent, sums(2 + turn));

@@ -51,7 +51,7 @@ struct FloatPlan {
   int outputs;       // of the projection
   int lane_columns;  // of the joint: a tile has 4 times as many
   int product_rows;  // of a product of the predictor: 1, 4 or 8
-  int depth_parts;   // warps that share a tile of pairs: 1, 2, 4 or 8
+  int part_shift;    // logarithm of the number of warps that share a tile of pairs
   int input_weights;
   int recurrent_weights[kResidentLayers];
   int projection_weights;
