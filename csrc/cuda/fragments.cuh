@@ -31,12 +31,19 @@ __device__ inline WeightFragment interleave(const uint4& low, const uint4& high)
 }
 
 // sums += (weights of rows g and g + 8) x (row g of the batch) over a chunk. Of `sums`, 0 and 1 belong to
-// weight row g and batch rows 2 t and 2 t + 1, 2 and 3 to weight row g + 8.
+// weight row g and batch rows 2 t and 2 t + 1, 2 and 3 to weight row g + 8. The second half of the chunk may
+// have sums of its own: two products at a time then.
 template <typename T>
-__device__ inline void multiply_chunk(float (&sums)[4], const WeightFragment& weights, const uint4& x) {
+__device__ inline void multiply_chunk(float (&sums)[4], float (&second_sums)[4],
+                                      const WeightFragment& weights, const uint4& x) {
   const uint4 &a = weights.first, &b = weights.second;
   multiply_16<T>(sums, a.x, a.y, a.z, a.w, x.x, x.y);
-  multiply_16<T>(sums, b.x, b.y, b.z, b.w, x.z, x.w);
+  multiply_16<T>(second_sums, b.x, b.y, b.z, b.w, x.z, x.w);
+}
+
+template <typename T>
+__device__ inline void multiply_chunk(float (&sums)[4], const WeightFragment& weights, const uint4& x) {
+  multiply_chunk<T>(sums, sums, weights, x);
 }
 
 }  // namespace rnnt_fastdecode::cuda

@@ -112,18 +112,18 @@ struct Context {
   __device__ uint4* decision(int round, int reader, int row) const {
     return message(plan.decisions, (reader * 2 + round % 2) * batch + row);
   }
-  __device__ int64_t frame_index(int row, int frame) const {
-    return static_cast<int64_t>(row) * p.greedy.joint.window + frame;
+  // What column blocks find has two generations, by round.
+  __device__ int64_t frame_index(int round, int row, int frame) const {
+    return static_cast<int64_t>(round % 2 * batch + row) * p.greedy.joint.window + frame;
   }
-  __device__ uint4* partial(int row, int frame, int column) const {
-    return message(plan.partials, frame_index(row, frame) * plan.column_blocks + column);
+  __device__ uint4* partial(int round, int row, int frame, int column) const {
+    return message(plan.partials, frame_index(round, row, frame) * plan.column_blocks + column);
   }
-  __device__ uint4* duration_partial(int row, int frame, int index) const {
-    return message(plan.duration_partials, frame_index(row, frame) * plan.duration_blocks + index);
+  __device__ uint4* duration_partial(int round, int row, int frame, int index) const {
+    return message(plan.duration_partials, frame_index(round, row, frame) * plan.duration_blocks + index);
   }
   __device__ uint4* partial_sum(int round, int row, int frame, int column) const {
-    const int64_t index = frame_index(round % 2 * batch + row, frame);
-    return message(plan.partial_sums, index * plan.column_blocks + column);
+    return message(plan.partial_sums, frame_index(round, row, frame) * plan.column_blocks + column);
   }
   __device__ int* progress(int of_block) const {
     return reinterpret_cast<int*>(p.scratch + plan.progress) + of_block;
@@ -151,14 +151,6 @@ __device__ inline void take(unsigned& order, int& index, unsigned other, int oth
   const bool better = other > order || (other == order && other_index < index);
   order = better ? other : order;
   index = better ? other_index : index;
-}
-
-// Merges over the 8 lanes that share t.
-__device__ inline void take_over_lanes(unsigned& order, int& index) {
-#pragma unroll
-  for (int offset = 4; offset < kWarp; offset *= 2) {
-    take(order, index, __shfl_xor_sync(kFullMask, order, offset), __shfl_xor_sync(kFullMask, index, offset));
-  }
 }
 
 }  // namespace rnnt_fastdecode::cuda

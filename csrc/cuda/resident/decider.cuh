@@ -1,5 +1,6 @@
-// The blocks that walk rows: merge what every column block found in a row's window, follow the blanks to the
-// first label, tell everybody, then store the label.
+// Decisions: merge what every column block found in a row's window, follow the blanks to the first label. A
+// few blocks decide and tell everybody, or, with few rows, every block decides for itself. One block stores a
+// row's labels, when nobody waits.
 #pragma once
 
 #include "context.cuh"
@@ -9,6 +10,17 @@ namespace rnnt_fastdecode::cuda {
 struct FrameResult {
   int token;
   int duration;
+};
+
+struct Decision {
+  int round;
+  int label = -1;
+  int frame = 0;
+  int duration = 0;
+  int start;  // of the window
+  int count;  // of labels before this one
+  RowState state;
+  int done;
 };
 
 // The warps that decide.
@@ -36,14 +48,22 @@ struct Decider {
     }
   }
 
-  // The best of the partial results of two frames, by one warp; many are on their way at once.
-  __device__ void merge(int row, const int (&frames)[2], unsigned tag, FrameResult (&out)[2]) const {
+  // A row and a frame of its window.
+  struct Place {
+    int row;
+    int frame;
+  };
+
+  // The best of the partial results of two places, by one warp; many are on their way at once.
+  __device__ void merge(int round, const Place (&places)[2], FrameResult (&out)[2]) const {
     constexpr int kAtOnce = 3;
+    const unsigned tag = static_cast<unsigned>(round + 1);
     const bool durations = plan.duration_blocks > 0;
     unsigned best[2] = {0, 0};
     int index[2] = {INT32_MAX, INT32_MAX};
-    uint4 part[2][kAtOnce], duration[2];
+    uint4 duration[2] = {};
     for (int first = c.lane; first < plan.column_blocks + c.lane; first += kAtOnce * kWarp) {
+      uint4 part[2][kAtOnce] = {};
       bool missing;
       int polls = 0;
       do {
@@ -51,14 +71,15 @@ struct Decider {
         missing = false;
 #pragma unroll
         for (int f = 0; f < 2; ++f) {
+          const auto [row, frame] = places[f];
 #pragma unroll
           for (int i = 0; i < kAtOnce; ++i) {
             const int column = min(first + i * kWarp, plan.column_blocks - 1);
-            part[f][i] = read_message(c.partial(row, frames[f], column));
+            read_if_untagged(part[f][i], c.partial(round, row, frame, column), tag);
           }
           if (durations) {
-            duration[f] =
-                read_message(c.duration_partial(row, frames[f], min(c.lane, plan.duration_blocks - 1)));
+            const int i = min(c.lane, plan.duration_blocks - 1);
+            read_if_untagged(duration[f], c.duration_partial(round, row, frame, i), tag);
           }
         }
 #pragma unroll
@@ -130,95 +151,142 @@ struct Decider {
     return sum == 0.0f || from == to ? sum : sum * expf(value_of(from) - value_of(to));
   }
 
-  struct Step {
-    int label = -1;
-    int frame = 0;
-    int duration = 0;
-  };
-
-  // Follows the blanks to the first label.
-  __device__ Step walk(RowState& state, int start, int frames) const {
-    Step step;
-    while (step.label < 0 && state.time < start + frames) {
-      step.frame = state.time;
-      const FrameResult result = results[step.frame - start];
-      step.duration = result.duration;
-      if (result.token == p.greedy.blank_id) {
-        state = {step.frame + max(step.duration, 1), 0};
-      } else {
-        step.label = result.token;
-        state = after_label(state, step.duration, p.greedy.max_symbols);
-      }
+  // Follows the blanks of a row's window to the first label.
+  __device__ Decision walk(int round, int row, const FrameResult* window) const {
+    const int start = c.rows.times[row], length = c.rows.lengths[row];
+    const int frames = min(p.greedy.joint.window, length - start);
+    Decision out{
+        .round = round, .start = start, .count = c.rows.counts[row], .state = {start, c.rows.symbols[row]}};
+    if (plan.duration_blocks > 0) {
+      walk_durations(out, window, frames);
+    } else {
+      walk_frames(out, window, frames);
     }
-    return step;
+    const int count = out.count + (out.label >= 0 ? 1 : 0);
+    out.done = !(out.state.time < length && count < p.greedy.capacity);
+    return out;
   }
 
-  // The same without durations: every blank is one frame.
-  __device__ Step find(RowState& state, int start, int frames) const {
+  __device__ void walk_durations(Decision& out, const FrameResult* window, int frames) const {
+    while (out.label < 0 && out.state.time < out.start + frames) {
+      out.frame = out.state.time;
+      const FrameResult result = window[out.frame - out.start];
+      out.duration = result.duration;
+      if (result.token == p.greedy.blank_id) {
+        out.state = {out.frame + max(out.duration, 1), 0};
+      } else {
+        out.label = result.token;
+        out.state = after_label(out.state, out.duration, p.greedy.max_symbols);
+      }
+    }
+  }
+
+  // Every blank is one frame.
+  __device__ void walk_frames(Decision& out, const FrameResult* window, int frames) const {
     for (int first = 0; first < frames; first += kWarp) {
       const int own = first + c.lane;
-      const int token = own < frames ? results[own].token : p.greedy.blank_id;
+      const int token = own < frames ? window[own].token : p.greedy.blank_id;
       const unsigned labels = __ballot_sync(kFullMask, token != p.greedy.blank_id);
       if (labels == 0) continue;
-      const int lane = __ffs(labels) - 1, frame = start + first + lane;
-      state = after_label({frame, frame == start ? state.symbols : 0}, 0, p.greedy.max_symbols);
-      return {__shfl_sync(kFullMask, token, lane), frame, 0};
+      const int lane = __ffs(labels) - 1;
+      out.frame = out.start + first + lane;
+      out.label = __shfl_sync(kFullMask, token, lane);
+      out.state =
+          after_label({out.frame, out.frame == out.start ? out.state.symbols : 0}, 0, p.greedy.max_symbols);
+      return;
     }
-    state = {start + frames, 0};
-    return {};
+    out.state = {out.start + frames, 0};
   }
 
   __device__ void decide_row(int round, int row) const {
-    const unsigned tag = static_cast<unsigned>(round + 1);
     uint4* place = c.decision(round, Crew::thread(), row);
-    const int start = c.rows.times[row], length = c.rows.lengths[row], count = c.rows.counts[row];
-    const int frames = min(p.greedy.joint.window, length - start);
+    const int frames = min(p.greedy.joint.window, c.rows.lengths[row] - c.rows.times[row]);
     // While partial results are on their way.
     if (warp == Crew::kWarps - 1) await_all_progress(round - 1);
     for (int first = warp; first < frames; first += 2 * Crew::kWarps) {
       const int second = first + Crew::kWarps;
-      const int pair[2] = {first, min(second, frames - 1)};
+      const Place pair[2] = {{row, first}, {row, min(second, frames - 1)}};
       FrameResult found[2];
-      merge(row, pair, tag, found);
+      merge(round, pair, found);
       if (c.lane == 0) results[first] = found[0];
       if (c.lane == 0 && second < frames) results[second] = found[1];
     }
     Crew::meet();
     // Every thread walks, and tells some of the blocks.
-    RowState state{start, c.rows.symbols[row]};
-    const Step step = plan.duration_blocks > 0 ? walk(state, start, frames) : find(state, start, frames);
-    const int label = step.label, frame = step.frame, duration = step.duration;
-    const int new_count = count + (label >= 0 ? 1 : 0);
-    const bool done = !(state.time < length && new_count < p.greedy.capacity);
-    const uint4 decision{static_cast<unsigned>(label), static_cast<unsigned>(state.time),
-                         static_cast<unsigned>(done), tag};
+    const Decision own = walk(round, row, results);
+    const uint4 decision{static_cast<unsigned>(own.label), static_cast<unsigned>(own.state.time),
+                         static_cast<unsigned>(own.done), static_cast<unsigned>(round + 1)};
     for (int block = Crew::thread(); block < plan.blocks; block += kThreads) {
       write_message(place, decision);
       place += 2 * kThreads * c.batch;
     }
     Crew::meet();
     if (warp == 0) {
-      const float probability = label >= 0 ? log_prob(round, row, frame - start) : 0.0f;
-      if (c.lane == 0) store(row, count, label, frame, duration, probability, state, done);
+      if (c.lane == 0) keep(row, own);
+      store(row, own);
     }
   }
 
-  __device__ void store(int row, int count, int label, int frame, int duration, float log_prob,
-                        const RowState& state, bool done) const {
-    const int new_count = count + (label >= 0 ? 1 : 0);
-    c.rows.symbols[row] = state.symbols;
-    c.rows.counts[row] = new_count;
-    if (label >= 0) {
-      const int64_t index = static_cast<int64_t>(row) * p.greedy.capacity + count;
-      p.greedy.tokens[index] = label;
-      p.greedy.frames[index] = frame;
-      p.greedy.token_durations[index] = duration;
-      p.greedy.log_probs[index] = log_prob;
+  // For itself a block merges and follows all rows; whether one of them goes on.
+  __device__ bool decide_all(int round, Decision* decisions) const {
+    const int window = p.greedy.joint.window, places = c.batch * window;
+    const auto is_wanted = [&](const Place& place) {
+      return place.row < c.batch && !c.rows.done[place.row] &&
+             c.rows.times[place.row] + place.frame < c.rows.lengths[place.row];
+    };
+    for (int first = warp; first < places; first += 2 * Crew::kWarps) {
+      const int second = first + Crew::kWarps;
+      Place pair[2] = {{first / window, first % window}, {second / window, second % window}};
+      const bool wanted[2] = {is_wanted(pair[0]), is_wanted(pair[1])};
+      if (!wanted[0] && !wanted[1]) continue;
+      if (!wanted[0]) pair[0] = pair[1];
+      if (!wanted[1]) pair[1] = pair[0];
+      FrameResult found[2];
+      merge(round, pair, found);
+      if (c.lane == 0 && wanted[0]) results[first] = found[0];
+      if (c.lane == 0 && wanted[1]) results[second] = found[1];
     }
-    if (done) {
-      p.greedy.times[row] = state.time;
-      p.greedy.symbols[row] = state.symbols;
-      p.greedy.counts[row] = new_count;
+    Crew::meet();
+    bool goes_on = false;
+    if (warp < c.batch) {
+      const int row = warp;
+      Decision own{.round = round, .done = 1};
+      if (!c.rows.done[row]) own = walk(round, row, results + row * window);
+      __syncwarp();
+      if (c.lane == 0 && !c.rows.done[row]) {
+        c.rows.times[row] = own.state.time;
+        c.rows.done[row] = own.done;
+        c.rows.labelled[row] += own.label >= 0 ? 1 : 0;
+        keep(row, own);
+        decisions[row] = own;
+      }
+      if (c.lane == 0) c.labels(round)[row] = own.label;
+      goes_on = !own.done;
+    }
+    return Crew::any(goes_on);
+  }
+
+  // What a block knows of the rows that it decides.
+  __device__ void keep(int row, const Decision& own) const {
+    c.rows.symbols[row] = own.state.symbols;
+    c.rows.counts[row] = own.count + (own.label >= 0 ? 1 : 0);
+  }
+
+  // By one warp.
+  __device__ void store(int row, const Decision& own) const {
+    const float probability = own.label >= 0 ? log_prob(own.round, row, own.frame - own.start) : 0.0f;
+    if (c.lane != 0) return;
+    if (own.label >= 0) {
+      const int64_t index = static_cast<int64_t>(row) * p.greedy.capacity + own.count;
+      p.greedy.tokens[index] = own.label;
+      p.greedy.frames[index] = own.frame;
+      p.greedy.token_durations[index] = own.duration;
+      p.greedy.log_probs[index] = probability;
+    }
+    if (own.done) {
+      p.greedy.times[row] = own.state.time;
+      p.greedy.symbols[row] = own.state.symbols;
+      p.greedy.counts[row] = own.count + (own.label >= 0 ? 1 : 0);
     }
   }
 };

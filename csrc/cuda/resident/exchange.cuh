@@ -60,6 +60,23 @@ __device__ inline void read_if_empty(uint4& message, const uint4* address) {
              static_cast<unsigned>(high >> 32)};
 }
 
+// The same with a tag.
+__device__ inline void read_if_untagged(uint4& message, const uint4* address, unsigned tag) {
+  uint64_t low = message.x | static_cast<uint64_t>(message.y) << 32;
+  uint64_t high = message.z | static_cast<uint64_t>(message.w) << 32;
+  asm volatile(
+      "{\n\t.reg .pred untagged;\n\t.reg .b128 whole;\n\t"
+      "setp.ne.u32 untagged, %3, %4;\n\t"
+      "mov.b128 whole, {%0, %1};\n\t"
+      "@untagged ld.relaxed.gpu.global.b128 whole, [%2];\n\t"
+      "mov.b128 {%0, %1}, whole;\n\t}"
+      : "+l"(low), "+l"(high)
+      : "l"(address), "r"(message.w), "r"(tag)
+      : "memory");
+  message = {static_cast<unsigned>(low), static_cast<unsigned>(low >> 32), static_cast<unsigned>(high),
+             static_cast<unsigned>(high >> 32)};
+}
+
 __device__ inline uint4 await_tag(const uint4* address, unsigned tag) {
   uint4 message = read_message(address);
   for (int polls = 0; message.w != tag; ++polls) {

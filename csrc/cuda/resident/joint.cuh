@@ -39,23 +39,27 @@ __device__ inline unsigned relu_pair(unsigned a) {
   return reinterpret_cast<const unsigned&>(out);
 }
 
-// A lane's columns of one (row, frame).
+// What a warp has found in the columns of a pair so far.
 struct Best {
   unsigned order = 0;
   int token = INT32_MAX;
-  float sum = 0.0f;  // of exp(logit - value_of(order)), where more than one pair of tiles is judged
+  float sum = 0.0f;  // of exp(logit - value_of(order))
   unsigned duration_order = 0;
   int duration = INT32_MAX;
 };
 
-// Tiles of 8 (row, frame) pairs in all, and tiles of 16 columns at a time. Half of the warps have half of the
-// pairs, where there are two tiles; the warps of a half share the depth.
+// Tiles of 8 (row, frame) pairs in all, and tiles of 16 columns at a time. Half of the warps multiply half of
+// the pairs, where there are two tiles; the warps of a half share the depth. Then every warp adds up and
+// judges one pair of each tile.
 template <typename T, int Tiles, int Columns>
 struct JointStage {
-  static constexpr int kParts = Tiles > 1 ? 2 : 1;
-  static constexpr int kDepths = kWarps / kParts;
-  static constexpr int kTiles = Tiles / kParts;
+  static constexpr int kDepths = joint_depths(Tiles);
+  static constexpr int kTiles = Tiles * kDepths / kWarps;
   static constexpr int kChunks = kResidentWidth / kChunk / kDepths;
+  // Small products take what is there before the predictor's outputs arrive, and have two chains of sums.
+  static constexpr bool kEarlyWeights = Tiles <= 2;
+  static constexpr bool kEarlyFrames = Tiles == 1;
+  static constexpr int kChains = kTiles * Columns <= 2 ? 2 : 1;
 
   const Context& c;
   const FrameTiles frames{c};
@@ -141,185 +145,213 @@ struct JointStage {
   __device__ __forceinline__ void judge_group(int round, int group) {
     const int row = frames.row_of(group);
     const int first_place = frames.first_place(frames.is_live(row) ? c.rows.times[row] : 0);
-    const Pairs pairs = pairs_of(group * plan.group_rows, c.warp << (3 - plan.group_shift));
+    await<Meeting::kFramesReady>();
+    WeightFragment early_weights[kChunks][Columns];
+    uint4 early_frames[kChunks][kTiles];
+#pragma unroll
+    for (int k = 0; k < kChunks; ++k) {
+      if (depth + k * kDepths >= chunks) continue;
+      if constexpr (kEarlyWeights) load_weights(0, k, early_weights[k]);
+      if constexpr (kEarlyFrames) load_frames(first_place, k, early_frames[k]);
+    }
     uint4 pred[kChunks];
     read_output(row, pred);
-    await<Meeting::kFramesReady>();
-    Best best[2];
-    float logits[2][2 * Columns];
+    Best best;  // of the pair that is this lane's
+#pragma unroll 1
     for (int tile = 0; tile < plan.column_tiles; tile += Columns) {
-      float products[Columns][kTiles][4] = {};
+      float products[kChains][Columns][kTiles][4] = {};
       if (joint.activation == Activation::kRelu) {
-        multiply<true>(tile, first_place, pred, products);
+        multiply<true>(tile, first_place, early_weights, early_frames, pred, products);
       } else {
-        multiply<false>(tile, first_place, pred, products);
+        multiply<false>(tile, first_place, early_weights, early_frames, pred, products);
       }
       if (tile > 0) meet_main();
-#pragma unroll
-      for (int m = 0; m < Columns; ++m) {
-#pragma unroll
-        for (int n = 0; n < kTiles; ++n) {
-          part(depth, m, first_tile + n) = {products[m][n][0], products[m][n][1], products[m][n][2],
-                                            products[m][n][3]};
-        }
-      }
+      leave(products);
       meet_main();
-      if (c.warp < plan.frame_tiles) {
-#pragma unroll
-        for (int m = 0; m < Columns; ++m) collect(tile + m, m, logits);
-        include(tile, best, logits);
-        if (tile + Columns >= plan.column_tiles) send(round, pairs, best, logits);
-      }
+      include(round, group, tile, best);
     }
     if ((group + plan.slots) * plan.group_rows < c.batch) meet_main();
   }
 
-  // Tiles of columns (the last may lie beyond the block's) times this warp's frames.
+  // The last tile of columns may lie beyond the block's.
+  __device__ __forceinline__ void load_weights(int tile, int k, WeightFragment (&weights)[Columns]) const {
+#pragma unroll
+    for (int m = 0; m < Columns; ++m) {
+      const int first = min(tile + m, plan.column_tiles - 1) * chunks;
+      weights[m] = kept_weights(c, plan.joint_weights, first + depth + k * kDepths);
+    }
+  }
+
+  __device__ __forceinline__ void load_frames(int first_place, int k, uint4 (&x)[kTiles]) const {
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
+      x[n] = read_shared(
+          frames.place(first_place, min(first_tile + n, plan.frame_tiles - 1), depth + k * kDepths));
+    }
+  }
+
+  // Tiles of columns times this warp's pairs.
   template <bool kRelu>
-  __device__ __forceinline__ void multiply(int tile, int first_place, const uint4 (&pred)[kChunks],
-                                           float (&products)[Columns][kTiles][4]) const {
+  __device__ __forceinline__ void multiply(int tile, int first_place,
+                                           const WeightFragment (&early_weights)[kChunks][Columns],
+                                           const uint4 (&early_frames)[kChunks][kTiles],
+                                           const uint4 (&pred)[kChunks],
+                                           float (&products)[kChains][Columns][kTiles][4]) const {
 #pragma unroll
     for (int k = 0; k < kChunks; ++k) {
-      const int chunk = depth + k * kDepths;
-      if (chunk >= chunks) continue;
+      if (depth + k * kDepths >= chunks) continue;
       WeightFragment weights[Columns];
+      uint4 x[kTiles];
+      if constexpr (!kEarlyWeights) load_weights(tile, k, weights);
+      if constexpr (!kEarlyFrames) load_frames(first_place, k, x);
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+        x[n] = activated<kRelu>(kEarlyFrames ? early_frames[k][n] : x[n], pred[k]);
+      }
+#pragma unroll
+      for (int n = 0; n < kTiles; ++n) {
+#pragma unroll
+        for (int m = 0; m < Columns; ++m) {
+          multiply_chunk<T>(products[0][m][n], products[kChains - 1][m][n],
+                            kEarlyWeights ? early_weights[k][m] : weights[m], x[n]);
+        }
+      }
+    }
+  }
+
+  // --- sums -----------------------------------------------------------------------------------------------
+
+  static constexpr int kPairFloats = joint_pair_floats(Columns);
+  static constexpr int kDepthFloats = joint_depth_floats(Tiles, Columns);
+
+  __device__ __forceinline__ float* parts() const { return reinterpret_cast<float*>(c.sums()); }
+
+  // The parts of the sums that this warp has: of pairs 2 t and 2 t + 1 of a tile the columns g and g + 8.
+  __device__ __forceinline__ void leave(const float (&products)[kChains][Columns][kTiles][4]) const {
+    float* own = parts() + depth * kDepthFloats + (first_tile * 8 + 2 * c.t) * kPairFloats + c.g;
+#pragma unroll
+    for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
       for (int m = 0; m < Columns; ++m) {
-        weights[m] =
-            kept_weights(c, plan.joint_weights, min(tile + m, plan.column_tiles - 1) * chunks + chunk);
-      }
-      uint4 x[kTiles];
 #pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-        x[n] = read_shared(frames.place(first_place, min(first_tile + n, plan.frame_tiles - 1), chunk));
-      }
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) x[n] = activated<kRelu>(x[n], pred[k]);
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) {
-#pragma unroll
-        for (int m = 0; m < Columns; ++m) multiply_chunk<T>(products[m][n], weights[m], x[n]);
+        for (int i = 0; i < 4; ++i) {
+          float sum = products[0][m][n][i];
+          if constexpr (kChains > 1) sum += products[1][m][n][i];
+          own[(n * 8 + i % 2) * kPairFloats + m * kColumnsPerTile + i / 2 * 8] = sum;
+        }
       }
     }
   }
 
-  // A warp's part of the sums of a tile of columns and a tile of pairs.
-  __device__ __forceinline__ float4& part(int depth, int m, int tile) const {
-    return c.sums()[((depth * Columns + m) * Tiles + tile) * kWarp + c.lane];
-  }
-
-  // Warp n has tile n of frames: of (row, frame) 2 t and 2 t + 1 the columns g and g + 8 of each column tile.
-  __device__ __forceinline__ void collect(int tile, int m, float (&logits)[2][2 * Columns]) const {
-    float4 total{0.0f, 0.0f, 0.0f, 0.0f};
+  // Of this warp's pair of tile n, and of the lane's column: with one tile of columns two lanes have the
+  // same.
+  __device__ __forceinline__ float total(int n) const {
+    constexpr int kShare = Columns > 1 ? kDepths : kDepths / 2;
+    const float* own = parts() + (n * 8 + c.warp) * kPairFloats + c.lane % (Columns * kColumnsPerTile);
+    if constexpr (Columns == 1) own += c.lane / kColumnsPerTile * kShare * kDepthFloats;
+    float sum = own[0];
 #pragma unroll
-    for (int d = 0; d < kDepths; ++d) {
-      const float4 sum = part(d, m, c.warp);
-      total = {total.x + sum.x, total.y + sum.y, total.z + sum.z, total.w + sum.w};
-    }
-    const bool exists = tile < plan.column_tiles;
-    const float* bias = c.column_biases() + tile * kColumnsPerTile + c.g;
-    const float low = exists ? bias[0] : -INFINITY, high = exists ? bias[8] : -INFINITY;
-    logits[0][2 * m] = total.x + low;
-    logits[1][2 * m] = total.y + low;
-    logits[0][2 * m + 1] = total.z + high;
-    logits[1][2 * m + 1] = total.w + high;
-  }
-
-  __device__ __forceinline__ void include(int tile, Best (&best)[2], float (&logits)[2][2 * Columns]) const {
-    const int column = first_column + tile * kColumnsPerTile + c.g;
-    if (c.duration_block >= 0) include_durations(column, best, logits);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const unsigned before = best[i].order;
-#pragma unroll
-      for (int j = 0; j < 2 * Columns; ++j) {
-        take(best[i].order, best[i].token, order_of(logits[i][j]), column + 8 * j);
-      }
-      if (plan.column_tiles > Columns) {
-        best[i].sum =
-            best[i].sum == 0.0f ? 0.0f : best[i].sum * expf(value_of(before) - value_of(best[i].order));
-        best[i].sum += sum_of(logits[i], value_of(best[i].order));
-      }
-    }
-  }
-
-  __device__ __forceinline__ static float sum_of(const float (&logits)[2 * Columns], float max) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int j = 0; j < 2 * Columns; ++j) sum += exp_below(logits[j], max);
+    for (int d = 1; d < kShare; ++d) sum += own[d * kDepthFloats];
+    if constexpr (Columns == 1) sum += __shfl_xor_sync(kFullMask, sum, kColumnsPerTile);
     return sum;
   }
 
-  // Durations leave the competition of the tokens.
-  __device__ __forceinline__ void include_durations(int column, Best (&best)[2],
-                                                    float (&logits)[2][2 * Columns]) const {
-#pragma unroll
-    for (int j = 0; j < 2 * Columns; ++j) {
-      const int duration = column + 8 * j - joint.num_tokens;
-      if (duration < 0 || duration >= joint.num_durations) continue;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        take(best[i].duration_order, best[i].duration, order_of(logits[i][j]), duration);
-        logits[i][j] = -INFINITY;
-      }
-    }
-  }
+  // --- results --------------------------------------------------------------------------------------------
 
-  // Where the results of a lane's two pairs of a tile go, if they are wanted.
-  struct Pairs {
-    int row[2];
-    int frame[2];
-    bool wanted[2];
+  // The (row, frame) of a lane: lane n has the pair of tile n that its warp judges.
+  struct Pair {
+    int row;
+    int frame;
+    bool wanted;
   };
 
-  __device__ __forceinline__ Pairs pairs_of(int first_row, int first_frame) const {
-    Pairs out;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int index = 2 * c.t + i;
-      const int row = first_row + (index & (plan.group_rows - 1));
-      const int frame = first_frame + (index >> plan.group_shift);
-      out.row[i] = row;
-      out.frame[i] = frame;
-      out.wanted[i] = c.g == 0 && frame < joint.window && frames.is_live(row) &&
-                      c.rows.times[row] + frame < c.rows.lengths[row];
-    }
-    return out;
+  __device__ __forceinline__ Pair own_pair(int group) const {
+    const int row = group * plan.group_rows + (c.warp & (plan.group_rows - 1));
+    const int frame = (8 * c.lane + c.warp) >> plan.group_shift;
+    const bool wanted = c.lane < plan.frame_tiles && frame < joint.window && frames.is_live(row) &&
+                        c.rows.times[row] + frame < c.rows.lengths[row];
+    return {row, frame, wanted};
   }
 
-  __device__ __forceinline__ void send(int round, const Pairs& pairs, Best (&best)[2],
-                                       float (&logits)[2][2 * Columns]) {
+  __device__ __forceinline__ static unsigned top_of(unsigned order) {
+    return __reduce_max_sync(kFullMask, order);
+  }
+  __device__ __forceinline__ static int first_of(bool wanted, int index) {
+    return __reduce_min_sync(kFullMask, wanted ? index : INT32_MAX);
+  }
+  __device__ __forceinline__ static float scaled(float sum, unsigned from, unsigned to) {
+    return sum == 0.0f || from == to ? sum : sum * expf(value_of(from) - value_of(to));
+  }
+
+  // Judges the columns from `tile` on; after the last ones the results go out, the best columns first.
+  __device__ __forceinline__ void include(int round, int group, int tile, Best& best) const {
+    const Pair own = own_pair(group);
+    const bool last = tile + Columns >= plan.column_tiles;
     const unsigned tag = static_cast<unsigned>(round + 1);
-    unsigned own_order[2];
+    unsigned orders[Tiles], top = 0;
+    int token = 0;
+    judge_columns(tile, orders);
+    if (c.duration_block >= 0) take_durations(tile, orders, best);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      own_order[i] = best[i].order;
-      take_over_lanes(best[i].order, best[i].token);
-      if (pairs.wanted[i]) {
-        write_message(c.partial(pairs.row[i], pairs.frame[i], c.column_block),
-                      {best[i].order, static_cast<unsigned>(best[i].token), 0, tag});
+    for (int n = 0; n < Tiles; ++n) {
+      const unsigned highest = top_of(orders[n]);
+      const int first = first_of(orders[n] == highest, column_of(tile));
+      top = c.lane == n ? highest : top;
+      token = c.lane == n ? first : token;
+    }
+    const unsigned before = best.order;
+    take(best.order, best.token, top, token);
+    if (last && own.wanted) {
+      write_message(c.partial(round, own.row, own.frame, c.column_block),
+                    {best.order, static_cast<unsigned>(best.token), 0, tag});
+      if (c.duration_block >= 0) {
+        write_message(c.duration_partial(round, own.row, own.frame, c.duration_block),
+                      {best.duration_order, static_cast<unsigned>(best.duration), 0, tag});
       }
     }
+    float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; c.duration_block >= 0 && i < 2; ++i) {
-      take_over_lanes(best[i].duration_order, best[i].duration);
-      if (pairs.wanted[i]) {
-        write_message(c.duration_partial(pairs.row[i], pairs.frame[i], c.duration_block),
-                      {best[i].duration_order, static_cast<unsigned>(best[i].duration), 0, tag});
+    for (int n = 0; n < Tiles; ++n) {
+      float part = exp_below(value_of(orders[n]), value_of(__shfl_sync(kFullMask, top, n)));
+#pragma unroll
+      for (int offset = 1; offset < Columns * kColumnsPerTile; offset *= 2) {
+        part += __shfl_xor_sync(kFullMask, part, offset);
       }
+      sum = c.lane == n ? part : sum;
     }
+    best.sum = scaled(best.sum, before, best.order) + scaled(sum, top, best.order);
+    if (last && own.wanted) {
+      write_message(c.partial_sum(round, own.row, own.frame, c.column_block),
+                    {best.order, __float_as_uint(best.sum), 0, tag});
+    }
+  }
+
+  __device__ __forceinline__ int column_of(int tile) const {
+    return first_column + tile * kColumnsPerTile + c.lane % (Columns * kColumnsPerTile);
+  }
+
+  // The orders of this lane's column for the warp's pair of every tile; where there is no pair, anything.
+  __device__ __forceinline__ void judge_columns(int tile, unsigned (&orders)[Tiles]) const {
+    const int column = column_of(tile), own = column - first_column;
+    const bool exists = own < plan.column_tiles * kColumnsPerTile && column < joint.columns();
+    const float bias = exists ? c.column_biases()[own] : 0.0f;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float max = value_of(best[i].order);
-      float sum = plan.column_tiles > Columns
-                      ? (best[i].sum == 0.0f ? 0.0f : best[i].sum * expf(value_of(own_order[i]) - max))
-                      : sum_of(logits[i], max);
+    for (int n = 0; n < Tiles; ++n) {
+      const float logit = total(n) + bias;
+      orders[n] = order_of(exists ? logit : -INFINITY);
+    }
+  }
+
+  // Durations leave the competition of the tokens for one of their own.
+  __device__ __forceinline__ void take_durations(int tile, unsigned (&orders)[Tiles], Best& best) const {
+    const int duration = column_of(tile) - joint.num_tokens;
+    const bool exists = duration >= 0 && duration < joint.num_durations;
 #pragma unroll
-      for (int offset = 4; offset < kWarp; offset *= 2) sum += __shfl_xor_sync(kFullMask, sum, offset);
-      if (pairs.wanted[i]) {
-        write_message(c.partial_sum(round, pairs.row[i], pairs.frame[i], c.column_block),
-                      {best[i].order, __float_as_uint(sum), 0, tag});
-      }
+    for (int n = 0; n < Tiles; ++n) {
+      const unsigned highest = top_of(exists ? orders[n] : 0);
+      const int first = first_of(exists && orders[n] == highest, duration);
+      if (c.lane == n) take(best.duration_order, best.duration, highest, first);
+      if (exists) orders[n] = order_of(-INFINITY);
     }
   }
 };

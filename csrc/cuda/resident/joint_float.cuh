@@ -342,7 +342,7 @@ struct FloatJoint {
     }
     take_over_columns(best.order, best.token);
     if (sends) {
-      write_message(c.partial(row, frame, c.column_block),
+      write_message(c.partial(round, row, frame, c.column_block),
                     {best.order, static_cast<unsigned>(best.token), 0, tag});
     }
     if (c.duration_block >= 0) {
@@ -355,7 +355,7 @@ struct FloatJoint {
       }
       take_over_columns(best.duration_order, best.duration);
       if (sends) {
-        write_message(c.duration_partial(row, frame, c.duration_block),
+        write_message(c.duration_partial(round, row, frame, c.duration_block),
                       {best.duration_order, static_cast<unsigned>(best.duration), 0, tag});
       }
     }

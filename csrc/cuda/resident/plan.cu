@@ -23,7 +23,19 @@ HalfVariant choose_variant(int rows, int frame_tiles, int column_tiles) {
 // Of the parts of sums that warps leave to each other: those of the predictor, for each tile of 8 rows two
 // gates, or those of the joint.
 int main_sum_bytes(HalfVariant variant) {
-  return variant == HalfVariant::kWide ? 8 * (kWarps - 1) * kSumBytes : 2 * kWarps * kSumBytes;
+  const auto larger = [](int row_tiles, int joint) {
+    return static_cast<int>(aligned(std::max(2 * row_tiles * (kWarps - 1) * kSumBytes, joint)));
+  };
+  switch (variant) {
+    case HalfVariant::kOneTile:
+      return larger(1, joint_sum_bytes(1, 1));
+    case HalfVariant::kTwoTiles:
+      return larger(1, joint_sum_bytes(2, 1));
+    case HalfVariant::kFourTiles:
+      return larger(1, joint_sum_bytes(4, 1));
+    default:
+      return larger(4, joint_sum_bytes(6, 2));
+  }
 }
 
 bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int shared_limit,
@@ -102,6 +114,8 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
   if (best < 0) {
     return false;
   }
+  out.everyone_decides =
+      rows <= kDecidingRows && rows * shape.window <= kResidentWindow && out.variant != HalfVariant::kWide;
   place_duration_blocks(shape, kTile, out);
   reserve_scratch(shape, rows, 2, out);
   *plan = out;
@@ -128,8 +142,8 @@ void reserve_scratch(const ResidentShape& shape, int64_t rows, int element_bytes
   plan.hidden_messages = reserve(values * std::max(shape.layers, 1) * aligned_to(shape.width, 32));
   plan.output_messages = reserve(values * aligned_to(shape.joint_width, 32));
   plan.decisions = reserve(2 * plan.blocks * rows * kMessage);
-  plan.partials = reserve(rows * shape.window * plan.column_blocks * kMessage);
-  plan.duration_partials = reserve(rows * shape.window * plan.duration_blocks * kMessage);
+  plan.partials = reserve(2 * rows * shape.window * plan.column_blocks * kMessage);
+  plan.duration_partials = reserve(2 * rows * shape.window * plan.duration_blocks * kMessage);
   plan.partial_sums = reserve(2 * rows * shape.window * plan.column_blocks * kMessage);
   plan.progress = reserve(plan.blocks * static_cast<int64_t>(sizeof(int)));
   plan.scratch_bytes = used;

@@ -18,6 +18,7 @@ constexpr int kResidentStaticBytes = 2304;  // shared memory beside what the pla
 constexpr int kResidentHistory = 3;  // labels before the last one that a stateless predictor sees at most
 constexpr int kResidentWindow = 48;  // W at most
 constexpr int kGenerations = 4;      // of value messages
+constexpr int kDecidingRows = 2;     // rows at most where every block decides for itself
 
 // In fp32: the same, H and J, units of every layer and outputs of a block at most.
 constexpr int kFloatRows = 128;
@@ -76,17 +77,29 @@ constexpr int float_warp_sums(int product_rows) {
 // or anything that fits.
 enum class HalfVariant { kOneTile, kTwoTiles, kFourTiles, kWide };
 
+// The joint's sums as the warps leave them to each other, in 16-bit types: of each part of the depth the
+// (row, frame) pairs, of each pair the columns. The spaces between keep lanes off each other's banks.
+constexpr int joint_depths(int tiles) { return tiles > 4 ? 4 : 8; }
+constexpr int joint_pair_floats(int column_tiles) { return column_tiles * 16 + 4; }
+constexpr int joint_depth_floats(int tiles, int column_tiles) {
+  return tiles * 8 * joint_pair_floats(column_tiles) + 32 / joint_depths(tiles);
+}
+constexpr int joint_sum_bytes(int tiles, int column_tiles) {
+  return joint_depths(tiles) * joint_depth_floats(tiles, column_tiles) * 4;
+}
+
 // Who does what. Blocks 0 .. unit_blocks - 1 own 8 units of every layer, output_blocks blocks from
 // first_output_block on own 16 outputs of the projection. In the joint, block = slot * column_blocks +
 // column: it owns `column_tiles` tiles of 16 columns, for the groups of `group_rows` batch rows slot, slot +
-// slots, ... The last `deciders` blocks walk the rows. In fp32 a block has other numbers of units, outputs
-// and columns, and groups are groups of live rows.
+// slots, ... The last `deciders` blocks walk the rows, or store what all blocks know where everyone decides.
+// In fp32 a block has other numbers of units, outputs and columns, and groups are groups of live rows.
 struct ResidentPlan {
   HalfVariant variant;
   int blocks;
   int unit_blocks;
   int first_output_block;
   int output_blocks;
+  bool everyone_decides;
   int deciders;
   int column_blocks;
   int column_tiles;

@@ -57,9 +57,11 @@ __device__ inline void empty_untagged(const Context& c, int thread, int threads)
   const int window = c.p.greedy.joint.window;
   for (int i = thread; c.slot == 0 && i < c.batch * window; i += threads) {
     const int row = i / window, frame = i % window;
-    write_message(c.partial(row, frame, c.column_block), untagged);
-    if (c.duration_block >= 0) write_message(c.duration_partial(row, frame, c.duration_block), untagged);
-    for (int j = 0; j < 2; ++j) write_message(c.partial_sum(j, row, frame, c.column_block), untagged);
+    for (int j = 0; j < 2; ++j) {
+      write_message(c.partial(j, row, frame, c.column_block), untagged);
+      write_message(c.partial_sum(j, row, frame, c.column_block), untagged);
+      if (c.duration_block >= 0) write_message(c.duration_partial(j, row, frame, c.duration_block), untagged);
+    }
   }
   if (thread == 0) publish_progress(c.progress(c.block), -1);
 }
