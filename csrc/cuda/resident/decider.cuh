@@ -52,6 +52,7 @@ struct Decider {
   struct Place {
     int row;
     int frame;
+    bool wanted;
   };
 
   // The best of the partial results of two places, by one warp; many are on their way at once.
@@ -59,11 +60,24 @@ struct Decider {
     constexpr int kAtOnce = 3;
     const unsigned tag = static_cast<unsigned>(round + 1);
     const bool durations = plan.duration_blocks > 0;
+    // What is not wanted is there already, and lower than all.
+    const auto nothing = [&](bool wanted) { return uint4{0, INT32_MAX, 0, wanted ? 0 : tag}; };
     unsigned best[2] = {0, 0};
     int index[2] = {INT32_MAX, INT32_MAX};
-    uint4 duration[2] = {};
+    uint4 duration[2];
+#pragma unroll
+    for (int f = 0; f < 2; ++f) {
+      duration[f] = nothing(places[f].wanted && c.lane < plan.duration_blocks);
+    }
     for (int first = c.lane; first < plan.column_blocks + c.lane; first += kAtOnce * kWarp) {
-      uint4 part[2][kAtOnce] = {};
+      uint4 part[2][kAtOnce];
+#pragma unroll
+      for (int f = 0; f < 2; ++f) {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          part[f][i] = nothing(places[f].wanted && first + i * kWarp < plan.column_blocks);
+        }
+      }
       bool missing;
       int polls = 0;
       do {
@@ -71,22 +85,19 @@ struct Decider {
         missing = false;
 #pragma unroll
         for (int f = 0; f < 2; ++f) {
-          const auto [row, frame] = places[f];
+          const uint4* place = c.partial(round, places[f].row, places[f].frame, first);
 #pragma unroll
-          for (int i = 0; i < kAtOnce; ++i) {
-            const int column = min(first + i * kWarp, plan.column_blocks - 1);
-            read_if_untagged(part[f][i], c.partial(round, row, frame, column), tag);
-          }
+          for (int i = 0; i < kAtOnce; ++i) read_if_untagged(part[f][i], place + i * kWarp, tag);
           if (durations) {
-            const int i = min(c.lane, plan.duration_blocks - 1);
-            read_if_untagged(duration[f], c.duration_partial(round, row, frame, i), tag);
+            read_if_untagged(duration[f], c.duration_partial(round, places[f].row, places[f].frame, c.lane),
+                             tag);
           }
         }
 #pragma unroll
         for (int f = 0; f < 2; ++f) {
 #pragma unroll
           for (int i = 0; i < kAtOnce; ++i) missing |= part[f][i].w != tag;
-          missing |= durations && duration[f].w != tag;
+          missing |= duration[f].w != tag;
         }
       } while (missing);
 #pragma unroll
@@ -101,7 +112,7 @@ struct Decider {
 #pragma unroll
     for (int f = 0; f < 2; ++f) {
       out[f] = {best_of(best[f], index[f]), 0};
-      if (durations) {
+      if (durations && places[f].wanted) {
         out[f].duration = p.greedy.durations[best_of(duration[f].x, static_cast<int>(duration[f].y))];
       }
     }
@@ -205,7 +216,7 @@ struct Decider {
     if (warp == Crew::kWarps - 1) await_all_progress(round - 1);
     for (int first = warp; first < frames; first += 2 * Crew::kWarps) {
       const int second = first + Crew::kWarps;
-      const Place pair[2] = {{row, first}, {row, min(second, frames - 1)}};
+      const Place pair[2] = {{row, first, true}, {row, second, second < frames}};
       FrameResult found[2];
       merge(round, pair, found);
       if (c.lane == 0) results[first] = found[0];
@@ -230,21 +241,19 @@ struct Decider {
   // For itself a block merges and follows all rows; whether one of them goes on.
   __device__ bool decide_all(int round, Decision* decisions) const {
     const int window = p.greedy.joint.window, places = c.batch * window;
-    const auto is_wanted = [&](const Place& place) {
-      return place.row < c.batch && !c.rows.done[place.row] &&
-             c.rows.times[place.row] + place.frame < c.rows.lengths[place.row];
+    const auto place_at = [&](int i) {
+      const int row = i / window, frame = i % window;
+      const bool wanted = i < places && !c.rows.done[row] && c.rows.times[row] + frame < c.rows.lengths[row];
+      return Place{row, frame, wanted};
     };
     for (int first = warp; first < places; first += 2 * Crew::kWarps) {
       const int second = first + Crew::kWarps;
-      Place pair[2] = {{first / window, first % window}, {second / window, second % window}};
-      const bool wanted[2] = {is_wanted(pair[0]), is_wanted(pair[1])};
-      if (!wanted[0] && !wanted[1]) continue;
-      if (!wanted[0]) pair[0] = pair[1];
-      if (!wanted[1]) pair[1] = pair[0];
+      const Place pair[2] = {place_at(first), place_at(second)};
+      if (!pair[0].wanted && !pair[1].wanted) continue;
       FrameResult found[2];
       merge(round, pair, found);
-      if (c.lane == 0 && wanted[0]) results[first] = found[0];
-      if (c.lane == 0 && wanted[1]) results[second] = found[1];
+      if (c.lane == 0 && pair[0].wanted) results[first] = found[0];
+      if (c.lane == 0 && pair[1].wanted) results[second] = found[1];
     }
     Crew::meet();
     bool goes_on = false;
