@@ -52,6 +52,7 @@ struct Context {
   const ResidentPlan& plan;
   unsigned char* shared;
   const Rows rows;
+  const int slot;  // of the joint
   const int thread;
 
   // A lane's place in a product: see fragments.cuh.
@@ -66,11 +67,10 @@ struct Context {
   const int output_tile = block - plan.first_output_block;  // 16 outputs of the projection
   const bool has_outputs = output_tile >= 0 && output_tile < plan.output_blocks;
   const int unit = block * 8 + g;  // of this thread
-  const int column_block = block % plan.column_blocks;
-  const int slot = block / plan.column_blocks;
+  const int column_block = block - slot * plan.column_blocks;
   const int duration_block = plan.duration_blocks > 0 ? column_block - plan.first_duration_block : -1;
 
-  __device__ Context anew() const { return {p, plan, shared, rows, opaque(thread)}; }
+  __device__ Context anew() const { return {p, plan, shared, rows, slot, opaque(thread)}; }
 
   __device__ uint4* fragments(int offset) const { return reinterpret_cast<uint4*>(shared + offset); }
   __device__ float4* recurrent_sums(int layer) const {
@@ -85,8 +85,9 @@ struct Context {
     return __ballot_sync(kFullMask, lane < batch && labels(round)[lane] >= 0);
   }
 
-  __device__ uint4* message(int64_t offset, int64_t index) const {
-    return reinterpret_cast<uint4*>(p.scratch + offset) + index;
+  // The scratch memory has less than 4 GiB.
+  __device__ uint4* message(int64_t offset, int index) const {
+    return reinterpret_cast<uint4*>(p.scratch + (static_cast<unsigned>(offset) + 16u * index));
   }
   // Messages of 8 values each lie by chunk of 32 values, tile of 8 rows, row, in the order in which the
   // lanes of a warp read them.
@@ -113,17 +114,17 @@ struct Context {
     return message(plan.decisions, (reader * 2 + round % 2) * batch + row);
   }
   // What column blocks find has two generations, by round.
-  __device__ int64_t frame_index(int round, int row, int frame) const {
-    return static_cast<int64_t>(round % 2 * batch + row) * p.greedy.joint.window + frame;
+  __device__ int frame_index(int round, int row, int frame) const {
+    return (round % 2 * batch + row) * p.greedy.joint.window + frame;
   }
-  __device__ uint4* partial(int round, int row, int frame, int column) const {
-    return message(plan.partials, frame_index(round, row, frame) * plan.column_blocks + column);
+  __device__ uint4* partial(int frame_index, int column) const {
+    return message(plan.partials, frame_index * plan.column_blocks + column);
   }
-  __device__ uint4* duration_partial(int round, int row, int frame, int index) const {
-    return message(plan.duration_partials, frame_index(round, row, frame) * plan.duration_blocks + index);
+  __device__ uint4* duration_partial(int frame_index, int i) const {
+    return message(plan.duration_partials, frame_index * plan.duration_blocks + i);
   }
-  __device__ uint4* partial_sum(int round, int row, int frame, int column) const {
-    return message(plan.partial_sums, frame_index(round, row, frame) * plan.column_blocks + column);
+  __device__ uint4* partial_sum(int frame_index, int column) const {
+    return message(plan.partial_sums, frame_index * plan.column_blocks + column);
   }
   __device__ int* progress(int of_block) const {
     return reinterpret_cast<int*>(p.scratch + plan.progress) + of_block;

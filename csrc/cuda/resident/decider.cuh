@@ -17,8 +17,10 @@ struct Decision {
   int label = -1;
   int frame = 0;
   int duration = 0;
-  int start;  // of the window
-  int count;  // of labels before this one
+  int start;   // of the window
+  int frames;  // of the window
+  int length;  // of the row
+  int count;   // of labels before this one
   RowState state;
   int done;
 };
@@ -85,11 +87,12 @@ struct Decider {
         missing = false;
 #pragma unroll
         for (int f = 0; f < 2; ++f) {
-          const uint4* place = c.partial(round, places[f].row, places[f].frame, first);
+          const uint4* place = c.partial(c.frame_index(round, places[f].row, places[f].frame), first);
 #pragma unroll
           for (int i = 0; i < kAtOnce; ++i) read_if_untagged(part[f][i], place + i * kWarp, tag);
           if (durations) {
-            read_if_untagged(duration[f], c.duration_partial(round, places[f].row, places[f].frame, c.lane),
+            read_if_untagged(duration[f],
+                             c.duration_partial(c.frame_index(round, places[f].row, places[f].frame), c.lane),
                              tag);
           }
         }
@@ -147,7 +150,8 @@ struct Decider {
     unsigned best = 0;
     float sum = 0.0f;
     for (int i = c.lane; i < plan.column_blocks; i += kWarp) {
-      const uint4 part = await_tag(c.partial_sum(round, row, frame, i), static_cast<unsigned>(round + 1));
+      const uint4 part =
+          await_tag(c.partial_sum(c.frame_index(round, row, frame), i), static_cast<unsigned>(round + 1));
       sum = scaled(sum, best, max(best, part.x)) + scaled(__uint_as_float(part.y), part.x, max(best, part.x));
       best = max(best, part.x);
     }
@@ -162,24 +166,30 @@ struct Decider {
     return sum == 0.0f || from == to ? sum : sum * expf(value_of(from) - value_of(to));
   }
 
-  // Follows the blanks of a row's window to the first label.
-  __device__ Decision walk(int round, int row, const FrameResult* window) const {
+  // What is known of a row before its window is judged.
+  __device__ Decision open(int round, int row) const {
     const int start = c.rows.times[row], length = c.rows.lengths[row];
-    const int frames = min(p.greedy.joint.window, length - start);
-    Decision out{
-        .round = round, .start = start, .count = c.rows.counts[row], .state = {start, c.rows.symbols[row]}};
-    if (plan.duration_blocks > 0) {
-      walk_durations(out, window, frames);
-    } else {
-      walk_frames(out, window, frames);
-    }
-    const int count = out.count + (out.label >= 0 ? 1 : 0);
-    out.done = !(out.state.time < length && count < p.greedy.capacity);
-    return out;
+    return {.round = round,
+            .start = start,
+            .frames = min(p.greedy.joint.window, length - start),
+            .length = length,
+            .count = c.rows.counts[row],
+            .state = {start, c.rows.symbols[row]}};
   }
 
-  __device__ void walk_durations(Decision& out, const FrameResult* window, int frames) const {
-    while (out.label < 0 && out.state.time < out.start + frames) {
+  // Follows the blanks of a window to the first label.
+  __device__ void walk(Decision& out, const FrameResult* window) const {
+    if (plan.duration_blocks > 0) {
+      walk_durations(out, window);
+    } else {
+      walk_frames(out, window);
+    }
+    const int count = out.count + (out.label >= 0 ? 1 : 0);
+    out.done = !(out.state.time < out.length && count < p.greedy.capacity);
+  }
+
+  __device__ void walk_durations(Decision& out, const FrameResult* window) const {
+    while (out.label < 0 && out.state.time < out.start + out.frames) {
       out.frame = out.state.time;
       const FrameResult result = window[out.frame - out.start];
       out.duration = result.duration;
@@ -193,10 +203,10 @@ struct Decider {
   }
 
   // Every blank is one frame.
-  __device__ void walk_frames(Decision& out, const FrameResult* window, int frames) const {
-    for (int first = 0; first < frames; first += kWarp) {
+  __device__ void walk_frames(Decision& out, const FrameResult* window) const {
+    for (int first = 0; first < out.frames; first += kWarp) {
       const int own = first + c.lane;
-      const int token = own < frames ? window[own].token : p.greedy.blank_id;
+      const int token = own < out.frames ? window[own].token : p.greedy.blank_id;
       const unsigned labels = __ballot_sync(kFullMask, token != p.greedy.blank_id);
       if (labels == 0) continue;
       const int lane = __ffs(labels) - 1;
@@ -206,25 +216,25 @@ struct Decider {
           after_label({out.frame, out.frame == out.start ? out.state.symbols : 0}, 0, p.greedy.max_symbols);
       return;
     }
-    out.state = {out.start + frames, 0};
+    out.state = {out.start + out.frames, 0};
   }
 
   __device__ void decide_row(int round, int row) const {
     uint4* place = c.decision(round, Crew::thread(), row);
-    const int frames = min(p.greedy.joint.window, c.rows.lengths[row] - c.rows.times[row]);
+    Decision own = open(round, row);
     // While partial results are on their way.
     if (warp == Crew::kWarps - 1) await_all_progress(round - 1);
-    for (int first = warp; first < frames; first += 2 * Crew::kWarps) {
+    for (int first = warp; first < own.frames; first += 2 * Crew::kWarps) {
       const int second = first + Crew::kWarps;
-      const Place pair[2] = {{row, first, true}, {row, second, second < frames}};
+      const Place pair[2] = {{row, first, true}, {row, second, second < own.frames}};
       FrameResult found[2];
       merge(round, pair, found);
       if (c.lane == 0) results[first] = found[0];
-      if (c.lane == 0 && second < frames) results[second] = found[1];
+      if (c.lane == 0 && second < own.frames) results[second] = found[1];
     }
     Crew::meet();
     // Every thread walks, and tells some of the blocks.
-    const Decision own = walk(round, row, results);
+    walk(own, results);
     const uint4 decision{static_cast<unsigned>(own.label), static_cast<unsigned>(own.state.time),
                          static_cast<unsigned>(own.done), static_cast<unsigned>(round + 1)};
     for (int block = Crew::thread(); block < plan.blocks; block += kThreads) {
@@ -242,7 +252,8 @@ struct Decider {
   __device__ bool decide_all(int round, Decision* decisions) const {
     const int window = p.greedy.joint.window, places = c.batch * window;
     const auto place_at = [&](int i) {
-      const int row = i / window, frame = i % window;
+      static_assert(kDecidingRows == 2);
+      const int row = i < window ? 0 : 1, frame = i - row * window;
       const bool wanted = i < places && !c.rows.done[row] && c.rows.times[row] + frame < c.rows.lengths[row];
       return Place{row, frame, wanted};
     };
@@ -255,24 +266,23 @@ struct Decider {
       if (c.lane == 0 && pair[0].wanted) results[first] = found[0];
       if (c.lane == 0 && pair[1].wanted) results[second] = found[1];
     }
+    const int row = warp;
+    const bool live = row < c.batch && !c.rows.done[row];
+    Decision own{.done = 1};
+    if (live) own = open(round, row);
     Crew::meet();
-    bool goes_on = false;
-    if (warp < c.batch) {
-      const int row = warp;
-      Decision own{.round = round, .done = 1};
-      if (!c.rows.done[row]) own = walk(round, row, results + row * window);
-      __syncwarp();
-      if (c.lane == 0 && !c.rows.done[row]) {
+    if (live) {
+      walk(own, results + row * window);
+      if (c.lane == 0) {
         c.rows.times[row] = own.state.time;
         c.rows.done[row] = own.done;
         c.rows.labelled[row] += own.label >= 0 ? 1 : 0;
         keep(row, own);
         decisions[row] = own;
       }
-      if (c.lane == 0) c.labels(round)[row] = own.label;
-      goes_on = !own.done;
     }
-    return Crew::any(goes_on);
+    if (row < c.batch && c.lane == 0) c.labels(round)[row] = own.label;
+    return Crew::any(!own.done);
   }
 
   // What a block knows of the rows that it decides.

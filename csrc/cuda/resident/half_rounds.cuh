@@ -134,7 +134,9 @@ __global__ void __launch_bounds__(kCrewThreads, 1) crew_kernel(const __grid_cons
   __shared__ Findings findings;
   static_assert(sizeof(numbers) + sizeof(findings) <= kResidentStaticBytes);
 
-  const Context context{p, p.plan, shared, Rows::in(numbers, kResidentRows), static_cast<int>(threadIdx.x)};
+  const int slot = opaque(blockIdx.x / p.plan.column_blocks);
+  const Context context{
+      p, p.plan, shared, Rows::in(numbers, kResidentRows), slot, static_cast<int>(threadIdx.x)};
   load_rows(context);
   if (threadIdx.x < kDecidingRows) findings.decisions[threadIdx.x].round = -1;
   __syncthreads();

@@ -145,6 +145,7 @@ struct JointStage {
   __device__ __forceinline__ void judge_group(int round, int group) {
     const int row = frames.row_of(group);
     const int first_place = frames.first_place(frames.is_live(row) ? c.rows.times[row] : 0);
+    const Pair own = own_pair(round, group);
     await<Meeting::kFramesReady>();
     WeightFragment early_weights[kChunks][Columns];
     uint4 early_frames[kChunks][kTiles];
@@ -168,7 +169,7 @@ struct JointStage {
       if (tile > 0) meet_main();
       leave(products);
       meet_main();
-      include(round, group, tile, best);
+      include(round, own, tile, best);
     }
     if ((group + plan.slots) * plan.group_rows < c.batch) meet_main();
   }
@@ -258,19 +259,18 @@ struct JointStage {
 
   // --- results --------------------------------------------------------------------------------------------
 
-  // The (row, frame) of a lane: lane n has the pair of tile n that its warp judges.
+  // The (row, frame) of a lane, in the order of messages: lane n has the pair of tile n that its warp judges.
   struct Pair {
-    int row;
-    int frame;
+    int index;
     bool wanted;
   };
 
-  __device__ __forceinline__ Pair own_pair(int group) const {
+  __device__ __forceinline__ Pair own_pair(int round, int group) const {
     const int row = group * plan.group_rows + (c.warp & (plan.group_rows - 1));
     const int frame = (8 * c.lane + c.warp) >> plan.group_shift;
     const bool wanted = c.lane < plan.frame_tiles && frame < joint.window && frames.is_live(row) &&
                         c.rows.times[row] + frame < c.rows.lengths[row];
-    return {row, frame, wanted};
+    return {opaque(c.frame_index(round, row, frame)), wanted};
   }
 
   __device__ __forceinline__ static unsigned top_of(unsigned order) {
@@ -284,8 +284,7 @@ struct JointStage {
   }
 
   // Judges the columns from `tile` on; after the last ones the results go out, the best columns first.
-  __device__ __forceinline__ void include(int round, int group, int tile, Best& best) const {
-    const Pair own = own_pair(group);
+  __device__ __forceinline__ void include(int round, const Pair& own, int tile, Best& best) const {
     const bool last = tile + Columns >= plan.column_tiles;
     const unsigned tag = static_cast<unsigned>(round + 1);
     unsigned orders[Tiles], top = 0;
@@ -302,10 +301,10 @@ struct JointStage {
     const unsigned before = best.order;
     take(best.order, best.token, top, token);
     if (last && own.wanted) {
-      write_message(c.partial(round, own.row, own.frame, c.column_block),
+      write_message(c.partial(own.index, c.column_block),
                     {best.order, static_cast<unsigned>(best.token), 0, tag});
       if (c.duration_block >= 0) {
-        write_message(c.duration_partial(round, own.row, own.frame, c.duration_block),
+        write_message(c.duration_partial(own.index, c.duration_block),
                       {best.duration_order, static_cast<unsigned>(best.duration), 0, tag});
       }
     }
@@ -321,7 +320,7 @@ struct JointStage {
     }
     best.sum = scaled(best.sum, before, best.order) + scaled(sum, top, best.order);
     if (last && own.wanted) {
-      write_message(c.partial_sum(round, own.row, own.frame, c.column_block),
+      write_message(c.partial_sum(own.index, c.column_block),
                     {best.order, __float_as_uint(best.sum), 0, tag});
     }
   }

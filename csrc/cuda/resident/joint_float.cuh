@@ -342,7 +342,7 @@ struct FloatJoint {
     }
     take_over_columns(best.order, best.token);
     if (sends) {
-      write_message(c.partial(round, row, frame, c.column_block),
+      write_message(c.partial(c.frame_index(round, row, frame), c.column_block),
                     {best.order, static_cast<unsigned>(best.token), 0, tag});
     }
     if (c.duration_block >= 0) {
@@ -355,7 +355,7 @@ struct FloatJoint {
       }
       take_over_columns(best.duration_order, best.duration);
       if (sends) {
-        write_message(c.duration_partial(round, row, frame, c.duration_block),
+        write_message(c.duration_partial(c.frame_index(round, row, frame), c.duration_block),
                       {best.duration_order, static_cast<unsigned>(best.duration), 0, tag});
       }
     }
@@ -371,7 +371,7 @@ struct FloatJoint {
     best.sum = sum;
     best.sum_order = best.order;
     if (sends) {
-      write_message(c.partial_sum(round, row, frame, c.column_block),
+      write_message(c.partial_sum(c.frame_index(round, row, frame), c.column_block),
                     {best.order, __float_as_uint(sum), 0, tag});
     }
   }

@@ -58,9 +58,10 @@ __device__ inline void empty_untagged(const Context& c, int thread, int threads)
   for (int i = thread; c.slot == 0 && i < c.batch * window; i += threads) {
     const int row = i / window, frame = i % window;
     for (int j = 0; j < 2; ++j) {
-      write_message(c.partial(j, row, frame, c.column_block), untagged);
-      write_message(c.partial_sum(j, row, frame, c.column_block), untagged);
-      if (c.duration_block >= 0) write_message(c.duration_partial(j, row, frame, c.duration_block), untagged);
+      write_message(c.partial(c.frame_index(j, row, frame), c.column_block), untagged);
+      write_message(c.partial_sum(c.frame_index(j, row, frame), c.column_block), untagged);
+      if (c.duration_block >= 0)
+        write_message(c.duration_partial(c.frame_index(j, row, frame), c.duration_block), untagged);
     }
   }
   if (thread == 0) publish_progress(c.progress(c.block), -1);
@@ -103,7 +104,9 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
   __shared__ FrameResult results[kResidentWindow];
   static_assert(sizeof(numbers) + sizeof(results) <= Stages::kStaticBytes);
 
-  const Context context{p, p.plan, shared, Rows::in(numbers, Stages::kRows), static_cast<int>(threadIdx.x)};
+  const int slot = opaque(blockIdx.x / p.plan.column_blocks);
+  const Context context{
+      p, p.plan, shared, Rows::in(numbers, Stages::kRows), slot, static_cast<int>(threadIdx.x)};
   typename Stages::Step predictor{context};
   typename Stages::Joint joint{context};
   Decider<WholeBlock> decider{.c = context, .results = results};
