@@ -47,6 +47,12 @@ __device__ inline int opaque(int index) {
   return index;
 }
 
+// Likewise an address: worked out here.
+__device__ inline uint4* opaque(uint4* address) {
+  asm volatile("" : "+l"(address));
+  return address;
+}
+
 struct Context {
   const ResidentProblem& p;
   const ResidentPlan& plan;

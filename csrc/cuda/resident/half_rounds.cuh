@@ -68,9 +68,11 @@ __device__ __forceinline__ void work_main(const Context& c, Findings& findings, 
     const Context fresh = c.anew();
     typename Stages::Joint{fresh}.judge(round);
     tell<Meeting::kJudged>();
+    typename Stages::Step step{fresh, held};
+    uint4* const first_message = step.first_message(round);
     live = gather_main<Stages>(fresh, findings, round);
     tell<Meeting::kGathered>();
-    typename Stages::Step{fresh, held}.step(round);
+    step.step(round, first_message);
   }
   typename Stages::Step{c, held}.store();
   store_history(c);

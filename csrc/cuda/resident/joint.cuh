@@ -56,6 +56,7 @@ struct JointStage {
   static constexpr int kDepths = joint_depths(Tiles);
   static constexpr int kTiles = Tiles * kDepths / kWarps;
   static constexpr int kChunks = kResidentWidth / kChunk / kDepths;
+  static constexpr bool kManyRows = Tiles > 4;
   // Small products take what is there before the predictor's outputs arrive, and have two chains of sums.
   static constexpr bool kEarlyWeights = Tiles <= 2;
   static constexpr bool kEarlyFrames = Tiles == 1;
@@ -115,19 +116,19 @@ struct JointStage {
       pred[k] = wanted ? empty_message() : uint4{0, 0, 0, 0};
     }
     int polls = 0;
-    // The first alone until it is there, as in operands.cuh.
-    do {
+    // Where there are many, the first alone until it is there, as in operands.cuh.
+    while (kManyRows && __any_sync(kFullMask, pred[0].x == kEmpty)) {
       if (polls++ == kPatience) __trap();
       read_if_empty(pred[0], messages);
-    } while (__any_sync(kFullMask, pred[0].x == kEmpty));
+    }
     unsigned missing;
     do {
       if (polls++ == kPatience) __trap();
 #pragma unroll
-      for (int k = 1; k < kChunks; ++k) read_if_empty(pred[k], messages + k * stride);
+      for (int k = kManyRows ? 1 : 0; k < kChunks; ++k) read_if_empty(pred[k], messages + k * stride);
       missing = 0;
 #pragma unroll
-      for (int k = 1; k < kChunks; ++k) missing |= pred[k].x == kEmpty;
+      for (int k = 0; k < kChunks; ++k) missing |= pred[k].x == kEmpty;
     } while (__any_sync(kFullMask, missing != 0));
   }
 

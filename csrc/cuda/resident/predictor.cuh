@@ -158,9 +158,14 @@ struct Predictor {
     return out;
   }
 
-  __device__ __forceinline__ void send(uint4* messages, int eighth, bool own, T value) const {
+  // Where this thread's row has its message: worked out before the value is.
+  __device__ __forceinline__ uint4* place(uint4* messages, int eighth) const {
+    return opaque(messages + c.message_index(row, eighth));
+  }
+
+  __device__ __forceinline__ void send(uint4* place, bool own, T value) const {
     const uint4 packed = pack(value);
-    if (own && c.g == 0) write_message(messages + c.message_index(row, eighth), packed);
+    if (own && c.g == 0) write_message(place, packed);
   }
 
   __device__ __forceinline__ static float next_hidden(float& cell, const float4& gate) {
@@ -195,28 +200,29 @@ struct Predictor {
     }
   }
 
-  __device__ __forceinline__ void first_stage(int round, bool own) {
+  __device__ __forceinline__ void first_stage(int round, bool own, uint4* message) {
     const int label = own ? c.labels(round)[row] : 0;
     if (p.layers > 0) {
-      const int64_t entry = static_cast<int64_t>(label) * p.width + c.unit;
       if (own) {
+        const unsigned entry = label * p.width + c.unit;
         const float4 input = __ldg(reinterpret_cast<const float4*>(p.gate_table) + entry);
         held.hidden[0] = from_float<T>(next_hidden(held.cell[0], add(input, recurrent(0))));
       }
     } else if (own) {
       held.hidden[0] = from_float<T>(embed(label));
     }
-    send(c.hidden_messages(0, round), c.block, own, held.hidden[0]);
+    send(message, own, held.hidden[0]);
     if (p.context_size > 1) shift_history(round);
   }
 
   __device__ __forceinline__ void second_stage(int round, unsigned active, bool own) {
     Values values;
     values.request(c, c.hidden_messages(0, round), active, c.warp, kWarps, plan.unit_blocks);
+    uint4* const message = place(c.hidden_messages(1, round), c.block);
     values.await();
     const float4 input = input_gates(values);
     if (own) held.hidden[1] = from_float<T>(next_hidden(held.cell[1], add(input, recurrent(1))));
-    send(c.hidden_messages(1, round), c.block, own, held.hidden[1]);
+    send(message, own, held.hidden[1]);
     // The projection puts its sums where those of the gates are.
     if (c.has_outputs) meet_main();
   }
@@ -224,25 +230,30 @@ struct Predictor {
   __device__ __forceinline__ void project(int round, unsigned active, bool own) {
     Values values;
     values.request(c, c.hidden_messages(c.stages() - 1, round), active, c.warp, kWarps, plan.unit_blocks);
+    uint4* const message = place(c.output_messages(own ? c.rows.labelled[row] : 0), 2 * c.output_tile);
     values.await();
     const float2 value = outputs(values);
     if (own) {
       held.output[0] = from_float<T>(value.x);
       held.output[1] = from_float<T>(value.y);
     }
-    uint4* messages = c.output_messages(own ? c.rows.labelled[row] : 0);
+    // Even and odd eighths are neighbours.
 #pragma unroll
-    for (int i = 0; i < 2; ++i) send(messages, 2 * c.output_tile + i, own && has_output(i), held.output[i]);
+    for (int i = 0; i < 2; ++i) send(message + i, own && has_output(i), held.output[i]);
+  }
+
+  __device__ __forceinline__ uint4* first_message(int round) const {
+    return place(c.hidden_messages(0, round), c.block);
   }
 
   // A step for the rows with a label in `round`.
-  __device__ __forceinline__ void step(int round) {
+  __device__ __forceinline__ void step(int round, uint4* first_message) {
     const unsigned active = c.labelled_rows(round);
     const bool own = (active >> row & 1) != 0;
     await_sums(round);
     if (active == 0) return;
     if (c.has_units) {
-      first_stage(round, own);
+      first_stage(round, own, first_message);
       if (p.layers > 1) second_stage(round, active, own);
     }
     if (c.has_outputs) project(round, active, own);
