@@ -78,21 +78,32 @@ struct WarpShare {
   }
 };
 
-// A lane's weights on their way through registers: kSlots chunks are loaded before they are needed.
-template <int kSlots>
+// Weight rows of `vectors` vectors that are the same for every octet.
+struct WholeRows {
+  int vectors;
+
+  __device__ bool has(int, int v) const { return v < vectors; }
+  __device__ uint32_t place(int v) const { return v; }
+};
+
+// A lane's weights on their way through registers: kSlots chunks are loaded before they are needed. Vector v
+// of the lane's row of an octet lies layout.place(v) vectors after its first one, where layout.has(octet, v),
+// and is 0 elsewhere.
+template <int kSlots, typename Layout = WholeRows>
 class WeightStream {
  public:
   uint4 chunks[kSlots][kOctets];
 
-  // weights: rows of `vectors` vectors, fewer than 2^32 vectors in all. rows: the lane's row of each octet.
-  __device__ void start(const void* weights, const int (&rows)[kOctets], int vectors, const WarpShare& share,
-                        int lane) {
+  // weights: rows of layout.vectors vectors, fewer than 2^32 vectors in all. rows: the lane's row of each
+  // octet.
+  __device__ void start(const void* weights, const int (&rows)[kOctets], const Layout& layout,
+                        const WarpShare& share, int lane) {
     weights_ = static_cast<const uint4*>(weights);
 #pragma unroll
     for (int octet = 0; octet < kOctets; ++octet) {
-      rows_[octet] = static_cast<uint32_t>(rows[octet]) * vectors;
+      rows_[octet] = static_cast<uint32_t>(rows[octet]) * layout.vectors;
     }
-    vectors_ = vectors;
+    layout_ = layout;
     next_ = share.k_group * kChunkVectors + lane % kChunkVectors;
     step_ = share.k_groups * kChunkVectors;
 #pragma unroll
@@ -101,11 +112,13 @@ class WeightStream {
     }
   }
 
-  // Fills a slot with the warp's next chunk, zeros beyond the depth.
+  // Fills a slot with the warp's next chunk.
   __device__ void load(int slot) {
 #pragma unroll
     for (int octet = 0; octet < kOctets; ++octet) {
-      chunks[slot][octet] = next_ < vectors_ ? __ldg(weights_ + (rows_[octet] + next_)) : uint4{0, 0, 0, 0};
+      chunks[slot][octet] = layout_.has(octet, next_)
+                                ? __ldg(weights_ + (rows_[octet] + layout_.place(next_)))
+                                : uint4{0, 0, 0, 0};
     }
     next_ += step_;
   }
@@ -113,7 +126,7 @@ class WeightStream {
  private:
   const uint4* weights_;
   uint32_t rows_[kOctets];
-  int vectors_;
+  Layout layout_;
   int next_;
   int step_;
 };
@@ -238,9 +251,9 @@ using WarpProduct =
 
 // Adds `count` chunks of the product to the sums. operand.chunk(i) is where the lane finds its first vector
 // of the warp's i-th chunk; the operand's rows are operand.stride bytes apart.
-template <typename T, int kTiles, int kSlots, typename Operand>
-__device__ inline void multiply(float (&sums)[kTiles][kSums], WeightStream<kSlots>& weights, int count,
-                                Operand& operand, int lane) {
+template <typename T, int kTiles, int kSlots, typename Layout, typename Operand>
+__device__ inline void multiply(float (&sums)[kTiles][kSums], WeightStream<kSlots, Layout>& weights,
+                                int count, Operand& operand, int lane) {
   WarpProduct<T, kTiles> product(sums);
   for (int first = 0; first < count; first += kSlots) {
 #pragma unroll
