@@ -128,33 +128,36 @@ __global__ void __launch_bounds__(kThreads, 1) layer_tiles_kernel(RecurrentProbl
   for_own_tiles(share, update, sums, states);
 }
 
-// A warp's 32 columns of a projection [J, H] and where its sums go.
-template <typename T>
-class Projection {
+// A block's columns of a projection [J, H], 32 for each of its column groups.
+template <typename T, int kTiles>
+class ProjectionTile {
  public:
-  __device__ Projection(const void* weight, const void* bias, void* output, int width, int output_width,
-                        int column_group, int lane)
-      : weight_(weight),
-        bias_(static_cast<const T*>(bias)),
-        output_(static_cast<T*>(output)),
-        width_(width),
-        output_width_(output_width),
-        column_(column_group * kWarpColumns + lane / 4) {}
-
-  template <int kSlots>
-  __device__ void start(WeightStream<kSlots>& weights, const WarpShare& share, int lane) const {
+  // Begins to load the weights of the warp's columns.
+  template <typename Problem>
+  __device__ ProjectionTile(const Problem& p, int groups, int lane)
+      : bias_(static_cast<const T*>(p.projection_bias)),
+        output_(static_cast<T*>(p.output)),
+        output_width_(p.output_width),
+        share_(groups, threadIdx.x / kWarp),
+        column_((static_cast<int>(blockIdx.y) * groups + share_.column_group) * kWarpColumns + lane / 4) {
     int columns[kOctets];
 #pragma unroll
     for (int octet = 0; octet < kOctets; ++octet) {
       columns[octet] = min(column_ + octet * kOctet, output_width_ - 1);
     }
-    weights.start(weight_, columns, {width_ / kVector<T>}, share, lane);
+    weights_.start(p.projection, columns, {p.hidden_width / kVector<T>}, share_, lane);
   }
 
-  template <int kTiles>
-  __device__ void store(float (&sums)[kTiles][kSums], float* exchange, const WarpShare& share,
-                        const LabelledRow* rows, int count, int lane) const {
-    add_k_groups(sums, exchange, share, lane);
+  __device__ const WarpShare& share() const { return share_; }
+
+  // Projects the operand, of which `chunks` chunks are the warp's. The exchange may lie where it is: all
+  // warps have passed a barrier by then.
+  template <typename Operand>
+  __device__ void project(Operand& operand, int chunks, float* exchange, const LabelledRow* rows, int count,
+                          int lane) {
+    float sums[kTiles][kSums] = {};
+    multiply<T>(sums, weights_, chunks, operand, lane);
+    add_k_groups(sums, exchange, share_, lane);
     const auto write = [&](int tile, const float (&column_sums)[kSums]) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
@@ -171,16 +174,16 @@ class Projection {
         }
       }
     };
-    for_own_tiles(share, write, sums);
+    for_own_tiles(share_, write, sums);
   }
 
  private:
-  const void* weight_;
   const T* bias_;
   T* output_;
-  int width_;
   int output_width_;
+  WarpShare share_;
   int column_;
+  WeightStream<kAhead<T, kTiles>> weights_;
 };
 
 // Makes the new hidden states of the block's rows the hidden states. The blocks of a row share its layers.
@@ -207,14 +210,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ LabelledRow rows[kTiles * kOctet];
   __shared__ SourceRow sources[kTiles * kOctet];
   const int lane = threadIdx.x % kWarp;
-  const int width = p.hidden_width;
-  const int vectors = width / kVector<T>;
-  const WarpShare share(groups, threadIdx.x / kWarp);
-  const Projection<T> projection(p.projection, p.projection_bias, p.output, width, p.output_width,
-                                 blockIdx.y * groups + share.column_group, lane);
-  WeightStream<kAhead<T, kTiles>> weights;
-  projection.start(weights, share, lane);
-
+  const int vectors = p.hidden_width / kVector<T>;
+  ProjectionTile<T, kTiles> tile(p, groups, lane);
   const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
   if (count <= 0) {
     return;
@@ -224,11 +221,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     sources[threadIdx.x] = {static_cast<const uint4*>(p.next_hidden) + state * vectors, nullptr};
   }
   __syncthreads();
-  float sums[kTiles][kSums] = {};
-  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, vectors, vectors, share, lane);
+  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, vectors, vectors, tile.share(), lane);
   commit_hidden<T>(p, rows, count, lane);
-  multiply<T>(sums, weights, operand.chunks(), operand, lane);
-  projection.store(sums, reinterpret_cast<float*>(shared_bytes), share, rows, count, lane);
+  tile.project(operand, operand.chunks(), reinterpret_cast<float*>(shared_bytes), rows, count, lane);
 }
 
 // The sum of the embeddings of a row's context, rounded to T, and its positive part if `relu`.
@@ -262,15 +257,9 @@ __global__ void __launch_bounds__(kThreads, 1) stateless_tiles_kernel(StatelessP
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
   const int lane = threadIdx.x % kWarp;
-  const int width = p.hidden_width;
-  const int vectors = width / kVector<T>;
+  const int vectors = p.hidden_width / kVector<T>;
   const int stride = row_stride(vectors);
-  const WarpShare share(groups, threadIdx.x / kWarp);
-  const Projection<T> projection(p.projection, p.projection_bias, p.output, width, p.output_width,
-                                 blockIdx.y * groups + share.column_group, lane);
-  WeightStream<kAhead<T, kTiles>> weights;
-  projection.start(weights, share, lane);
-
+  ProjectionTile<T, kTiles> tile(p, groups, lane);
   const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
   if (count <= 0) {
     return;
@@ -282,11 +271,9 @@ __global__ void __launch_bounds__(kThreads, 1) stateless_tiles_kernel(StatelessP
     }
   }
   __syncthreads();
-  float sums[kTiles][kSums] = {};
-  ResidentOperand<WarpProduct<T, kTiles>> operand(shared_bytes, vectors, share, lane);
-  multiply<T>(sums, weights, share.chunks(vectors), operand, lane);
-  // The exchange may lie where the operand was: all warps have passed a barrier by then.
-  projection.store(sums, reinterpret_cast<float*>(shared_bytes), share, rows, count, lane);
+  ResidentOperand<WarpProduct<T, kTiles>> operand(shared_bytes, vectors, tile.share(), lane);
+  tile.project(operand, tile.share().chunks(vectors), reinterpret_cast<float*>(shared_bytes), rows, count,
+               lane);
 }
 
 template <typename T>
