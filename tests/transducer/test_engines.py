@@ -54,6 +54,11 @@ def test_a_result_says_what_decoded_it(plant):
     assert result.path == "cpu" and pickle.loads(pickle.dumps(result)).path == "cpu"
 
 
+def test_a_decoder_knows_the_window_of_a_batch(plant):
+    assert make(plant(), torch.float32, device="cpu").window(5) == 1
+    assert make(plant(), torch.float32, device="cpu", window=3).window(5) == 3
+
+
 def test_a_cpu_has_no_engines(plant):
     with pytest.raises(ArgumentError, match="engine must be None"):
         make(plant(), torch.float32, device="cpu", engine="graph")
@@ -153,6 +158,8 @@ class TestOnGpu:
             encoder, lengths = ragged(parts[0], rows, 9)
             assert decoder(encoder.cuda(), lengths).path == decoder.path == f"cuda {path}"
         assert decoder.captures == 1
+        assert decoder.window(most) == best_window(most, torch.bfloat16)
+        assert make(parts, torch.bfloat16, window=3).window(most + 1) == 3
 
     @pytest.mark.parametrize("durations", [(), TDT])
     @pytest.mark.parametrize("dtype", HALVES)
