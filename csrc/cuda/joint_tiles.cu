@@ -13,6 +13,7 @@
 #include "joint_tiles.cuh"
 #include "shared_memory.cuh"
 #include "tile_plan.cuh"
+#include "weight_stream.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {

@@ -15,6 +15,7 @@
 #include "shared_memory.cuh"
 #include "streamed_operand.cuh"
 #include "tile_plan.cuh"
+#include "weight_stream.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
