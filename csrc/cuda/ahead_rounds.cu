@@ -35,10 +35,10 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
                                        block / batch_tiles / unit_tiles, block / batch_tiles % unit_tiles);
 }
 
-template <typename T, typename Product>
+template <typename T, typename Product, typename Cell>
 __global__ void __launch_bounds__(kThreads, kBlocks) layer_kernel(AheadProblem ahead, int layer) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  GateBlock<T, Product>::run_layer(ahead, shared, blockIdx.x, layer, blockIdx.y);
+  GateBlock<T, Product>::template run_layer<Cell>(ahead, shared, blockIdx.x, layer, blockIdx.y);
 }
 
 template <typename T, typename Product>
@@ -76,12 +76,12 @@ cudaError_t launch_joint(const GreedyProblem& p, const AheadProblem& ahead, cuda
   });
 }
 
-template <typename T, int kTiles, int kRowGroups>
+template <typename T, typename Cell, int kTiles, int kRowGroups>
 cudaError_t launch_layer(const AheadProblem& ahead, int layer, cudaStream_t stream) {
   using Product = BlockProduct<T, kTiles, kRowGroups>;
   const dim3 grid(ceil_div(ahead.predictor.batch, Product::kRows),
                   ceil_div(ahead.predictor.hidden_width, GateBlock<T, Product>::kUnits));
-  return launch(layer_kernel<T, Product>, grid, Product::kBytes, stream, ahead, layer);
+  return launch(layer_kernel<T, Product, Cell>, grid, Product::kBytes, stream, ahead, layer);
 }
 
 template <typename T, int kTiles, int kRowGroups>
@@ -92,21 +92,21 @@ cudaError_t launch_projection(const RecurrentProblem& p, cudaStream_t stream) {
 }
 
 // Tiles as measured on an H200: as large as leaves no multiprocessor without work.
-template <typename T>
+template <typename T, typename Cell>
 cudaError_t launch_round(const GreedyProblem& p, const AheadProblem& ahead, cudaStream_t stream) {
   const int batch = ahead.predictor.batch;
   const auto joint = batch <= 48    ? launch_joint<T, 2, 2>
                      : batch <= 160 ? launch_joint<T, 4, 2>
                                     : launch_joint<T, 8, 2>;
-  const auto layer = batch <= 128   ? launch_layer<T, 2, 4>
-                     : batch <= 256 ? launch_layer<T, 4, 2>
-                                    : launch_layer<T, 8, 2>;
+  const auto layer = batch <= 128   ? launch_layer<T, Cell, 2, 4>
+                     : batch <= 256 ? launch_layer<T, Cell, 4, 2>
+                                    : launch_layer<T, Cell, 8, 2>;
   const auto projection = batch <= 128   ? launch_projection<T, 1, 4>
                           : batch <= 256 ? launch_projection<T, 1, 8>
                                          : launch_projection<T, 2, 4>;
   cudaError_t error = joint(p, ahead, stream);
   if (error == cudaSuccess) {
-    error = launch_advance(p, FirstLayer<T>{ahead}, stream);
+    error = launch_advance(p, FirstLayer<T, Cell>{ahead}, stream);
   }
   for (int i = 1; i < ahead.predictor.layers && error == cudaSuccess; ++i) {
     error = layer(ahead, i, stream);
@@ -140,7 +140,8 @@ cudaError_t launch_ahead_rounds(GreedyProblem problem, const AheadProblem& ahead
   const LoopSignal signal = std::exchange(problem.signal, {});
   for (int i = 0; i < rounds && error == cudaSuccess; ++i) {
     problem.signal = i + 1 < rounds ? LoopSignal{} : signal;
-    error = launch_round<T>(problem, ahead, stream);
+    error = with_cell(ahead.predictor,
+                      [&](auto cell) { return launch_round<T, decltype(cell)>(problem, ahead, stream); });
   }
   return error;
 }

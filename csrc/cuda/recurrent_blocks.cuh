@@ -18,18 +18,16 @@ struct AheadProblem {
 };
 
 // The new state of a unit out of its sums: those that are ready and those of the input.
-template <typename T>
+template <typename T, typename Cell>
 __device__ inline void update_unit(const RecurrentProblem& p, int64_t place, const float4& ready,
                                    const float4& input) {
   const float sums[kCellSums] = {ready.x + input.x, ready.y + input.y, ready.z + input.z, ready.w + input.w};
-  static_cast<T*>(p.hidden)[place] = from_float<T>(with_cell(p, [&](auto cell) {
-    using Cell = decltype(cell);
-    return Cell::template update<T>(p, place, Cell::template state<T>(p, place), sums);
-  }));
+  const float state = Cell::template state<T>(p, place);
+  static_cast<T*>(p.hidden)[place] = from_float<T>(Cell::template update<T>(p, place, state, sums));
 }
 
 // The first layer's step of a row, by a whole block.
-template <typename T>
+template <typename T, typename Cell>
 struct FirstLayer {
   static constexpr int kWarps = 8;
 
@@ -39,8 +37,8 @@ struct FirstLayer {
     const RecurrentProblem& p = ahead.predictor;
     for (int unit = threadIdx.x; unit < p.hidden_width; unit += blockDim.x) {
       const int64_t place = static_cast<int64_t>(row) * p.hidden_width + unit;
-      update_unit<T>(p, place, ahead.gates[place],
-                     __ldg(ahead.table + static_cast<int64_t>(label) * p.hidden_width + unit));
+      update_unit<T, Cell>(p, place, ahead.gates[place],
+                           __ldg(ahead.table + static_cast<int64_t>(label) * p.hidden_width + unit));
     }
   }
 };
@@ -108,7 +106,9 @@ class GateBlock {
                                        unsigned char* shared, int row_tile, int layer, int unit_tile) {
     const RecurrentProblem& p = ahead.predictor;
     __shared__ BatchRows<T, Product> rows;
-    Product product(shared, weight_rows(p, layer, unit_tile, true), p.hidden_width / kVector<T>);
+    const WeightRows weights =
+        with_cell(p, [&](auto cell) { return weight_rows<decltype(cell)>(p, layer, unit_tile, true); });
+    Product product(shared, weights, p.hidden_width / kVector<T>);
     ptx::wait_for_kernel_before();
     ptx::let_next_kernel_start();
     const int count = rows.find(
@@ -122,7 +122,12 @@ class GateBlock {
     }
     float bias[kCellSums] = {};
     if (layer > 0) {
-      load_bias(bias, p, layer, unit);
+      with_cell(p, [&](auto cell) {
+#pragma unroll
+        for (int sum = 0; sum < kCellSums; ++sum) {
+          bias[sum] = decltype(cell)::bias(p, layer, sum, unit);
+        }
+      });
     }
     rows.for_own_rows(count, [&](int row, int tile, int j) {
       const auto& s = sums[tile];
@@ -132,11 +137,12 @@ class GateBlock {
   }
 
   // The step of a layer after the first, of rows that have a label.
+  template <typename Cell>
   __device__ static void run_layer(const AheadProblem& ahead, unsigned char* shared, int row_tile, int layer,
                                    int unit_tile) {
     const RecurrentProblem& p = ahead.predictor;
     __shared__ BatchRows<T, Product> rows;
-    Product product(shared, weight_rows(p, layer, unit_tile, false), p.hidden_width / kVector<T>);
+    Product product(shared, weight_rows<Cell>(p, layer, unit_tile, false), p.hidden_width / kVector<T>);
     ptx::wait_for_kernel_before();
     ptx::let_next_kernel_start();
     const int count = rows.find(p.batch, row_tile, [&](int row) { return p.labels[row] >= 0; });
@@ -150,7 +156,7 @@ class GateBlock {
     rows.for_own_rows(count, [&](int row, int tile, int j) {
       const int64_t place = start + static_cast<int64_t>(row) * p.hidden_width + unit;
       const auto& s = sums[tile];
-      update_unit<T>(p, place, ahead.gates[place], {s[j], s[2 + j], s[4 + j], s[6 + j]});
+      update_unit<T, Cell>(p, place, ahead.gates[place], {s[j], s[2 + j], s[4 + j], s[6 + j]});
     });
   }
 
@@ -159,31 +165,20 @@ class GateBlock {
     return unit_tile * kUnits + Product::column_group() * kOctet + static_cast<int>(threadIdx.x) % kWarp / 4;
   }
 
-  __device__ static void load_bias(float (&bias)[kCellSums], const RecurrentProblem& p, int layer, int unit) {
-    with_cell(p, [&](auto cell) {
-#pragma unroll
-      for (int sum = 0; sum < kCellSums; ++sum) {
-        bias[sum] = decltype(cell)::bias(p, layer, sum, unit);
-      }
-    });
-  }
-
   // The weights of the block's units: the recurrent half or that of the input.
+  template <typename Cell>
   __device__ static WeightRows weight_rows(const RecurrentProblem& p, int layer, int unit_tile,
                                            bool recurrent) {
-    return with_cell(p, [&](auto cell) -> WeightRows {
-      using Cell = decltype(cell);
-      const int vectors = p.hidden_width / kVector<T>;
-      const CellRows rows = Cell::rows(p.hidden_width);
-      const int sum = Product::own_row() / kOctet;
-      const int first = unit_tile * kUnits + Product::own_row() % kOctet;
-      const int64_t row = static_cast<int64_t>(layer) * rows.layer + Cell::gate(sum) * rows.gate +
-                          min(first, p.hidden_width - 1) * rows.unit + (recurrent ? rows.side : 0);
-      const bool has_weights = recurrent ? Cell::Hidden::has(sum) : Cell::Input::has(sum);
-      return {static_cast<const uint4*>(p.weight) + row * vectors,
-              static_cast<int64_t>(kOctet) * rows.unit * vectors,
-              has_weights ? ceil_div(p.hidden_width - first, kOctet) : 0};
-    });
+    const int vectors = p.hidden_width / kVector<T>;
+    const CellRows rows = Cell::rows(p.hidden_width);
+    const int sum = Product::own_row() / kOctet;
+    const int first = unit_tile * kUnits + Product::own_row() % kOctet;
+    const int64_t row = static_cast<int64_t>(layer) * rows.layer + Cell::gate(sum) * rows.gate +
+                        min(first, p.hidden_width - 1) * rows.unit + (recurrent ? rows.side : 0);
+    const bool has_weights = recurrent ? Cell::Hidden::has(sum) : Cell::Input::has(sum);
+    return {static_cast<const uint4*>(p.weight) + row * vectors,
+            static_cast<int64_t>(kOctet) * rows.unit * vectors,
+            has_weights ? ceil_div(p.hidden_width - first, kOctet) : 0};
   }
 };
 

@@ -194,9 +194,17 @@ class TestOnGpu:
 
     @pytest.mark.parametrize("dtype", HALVES)
     @pytest.mark.parametrize(
-        "layers, vocab_size, width", [(1, 129, 320), (3, 77, 200), (2, 1025, 640), (4, 33, 320)]
+        "kind, layers, vocab_size, width",
+        [
+            ("lstm", 1, 129, 320),
+            ("lstm", 3, 77, 200),
+            ("lstm", 2, 1025, 640),
+            ("gru", 1, 129, 320),
+            ("gru", 3, 77, 264),
+            ("gru", 2, 1025, 640),
+            ("gru", 4, 33, 320),
+        ],
     )
-    @pytest.mark.parametrize("kind", ["lstm", "gru"])
     def test_a_graph_decodes_any_number_of_rows_as_the_cpu_does(
         self, plant, kind, layers, vocab_size, width, dtype
     ):
