@@ -12,7 +12,6 @@ from rnnt_fastdecode import GreedyDecoder
 from rnnt_fastdecode.bench import Record, milliseconds, timed
 from rnnt_fastdecode.reference.planted import Planted
 from rnnt_fastdecode.transducer import Hypothesis
-from rnnt_fastdecode.transducer.resident import best_window
 
 from . import cases, work
 from .modules import as_modules
@@ -74,8 +73,7 @@ class Bench:
             if durations
             else None
         )
-        resident = decoder.path == "cuda resident"
-        window = best_window(len(lengths), encoder.dtype) if resident else decoder.rules.window
+        window = decoder.window(len(lengths))
         done = work.count(hypotheses, lengths.tolist(), window, cases.MAX_SYMBOLS, steps)
         ours_ms = milliseconds(lambda: decoder(encoder, lengths), self.device, self.options.repeats)
         floor_ms = work.floor_milliseconds(predictor, joint, done) if self._has_floor else None

@@ -1,5 +1,5 @@
 // A round in L + 2 kernels: the joint with the recurrent halves of the gates; the walk with the first layer's
-// cells; the other layers; the projection.
+// units; the other layers; the projection.
 
 #include <algorithm>
 #include <utility>
@@ -30,15 +30,15 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     return;
   }
   block -= joint_tiles * splits;
-  const int unit_tiles = ceil_div(ahead.lstm.hidden_width, GateBlock<T, Product>::kUnits);
+  const int unit_tiles = ceil_div(ahead.predictor.hidden_width, GateBlock<T, Product>::kUnits);
   GateBlock<T, Product>::run_recurrent(ahead, joint, shared, block % batch_tiles,
                                        block / batch_tiles / unit_tiles, block / batch_tiles % unit_tiles);
 }
 
-template <typename T, typename Product>
-__global__ void __launch_bounds__(kThreads, kBlocks) lstm_layer_kernel(AheadProblem ahead, int layer) {
+template <typename T, typename Product, typename Cell>
+__global__ void __launch_bounds__(kThreads, kBlocks) layer_kernel(AheadProblem ahead, int layer) {
   extern __shared__ __align__(1024) unsigned char shared[];
-  GateBlock<T, Product>::run_layer(ahead, shared, blockIdx.x, layer, blockIdx.y);
+  GateBlock<T, Product>::template run_layer<Cell>(ahead, shared, blockIdx.x, layer, blockIdx.y);
 }
 
 template <typename T, typename Product>
@@ -63,12 +63,12 @@ int joint_splits(const JointProblem& p) { return ceil_div(p.columns(), kJointCol
 template <typename T, int kTiles, int kRowGroups>
 cudaError_t launch_joint(const GreedyProblem& p, const AheadProblem& ahead, cudaStream_t stream) {
   using Product = BlockProduct<T, kTiles, kRowGroups>;
-  const RecurrentProblem& lstm = ahead.lstm;
+  const RecurrentProblem& predictor = ahead.predictor;
   static_assert(Product::kColumns == kJointColumns);
   const int joint_tiles = ceil_div(p.joint.rows(), Product::kRows);
-  const int batch_tiles = ceil_div(lstm.batch, Product::kRows);
-  const int unit_tiles = ceil_div(lstm.hidden_width, GateBlock<T, Product>::kUnits);
-  const int blocks = joint_tiles * p.splits + batch_tiles * unit_tiles * lstm.layers;
+  const int batch_tiles = ceil_div(predictor.batch, Product::kRows);
+  const int unit_tiles = ceil_div(predictor.hidden_width, GateBlock<T, Product>::kUnits);
+  const int blocks = joint_tiles * p.splits + batch_tiles * unit_tiles * predictor.layers;
   return with_activation<T>(p.joint.activation, [&]<typename Function>(Function activation) {
     return launch(joint_and_gates_kernel<T, Product, Function>, blocks,
                   std::max(Product::kBytes, JointBlock<T, Product, Function>::kBytes), stream, p.joint,
@@ -76,12 +76,12 @@ cudaError_t launch_joint(const GreedyProblem& p, const AheadProblem& ahead, cuda
   });
 }
 
-template <typename T, int kTiles, int kRowGroups>
+template <typename T, typename Cell, int kTiles, int kRowGroups>
 cudaError_t launch_layer(const AheadProblem& ahead, int layer, cudaStream_t stream) {
   using Product = BlockProduct<T, kTiles, kRowGroups>;
-  const dim3 grid(ceil_div(ahead.lstm.batch, Product::kRows),
-                  ceil_div(ahead.lstm.hidden_width, GateBlock<T, Product>::kUnits));
-  return launch(lstm_layer_kernel<T, Product>, grid, Product::kBytes, stream, ahead, layer);
+  const dim3 grid(ceil_div(ahead.predictor.batch, Product::kRows),
+                  ceil_div(ahead.predictor.hidden_width, GateBlock<T, Product>::kUnits));
+  return launch(layer_kernel<T, Product, Cell>, grid, Product::kBytes, stream, ahead, layer);
 }
 
 template <typename T, int kTiles, int kRowGroups>
@@ -92,26 +92,26 @@ cudaError_t launch_projection(const RecurrentProblem& p, cudaStream_t stream) {
 }
 
 // Tiles as measured on an H200: as large as leaves no multiprocessor without work.
-template <typename T>
+template <typename T, typename Cell>
 cudaError_t launch_round(const GreedyProblem& p, const AheadProblem& ahead, cudaStream_t stream) {
-  const int batch = ahead.lstm.batch;
+  const int batch = ahead.predictor.batch;
   const auto joint = batch <= 48    ? launch_joint<T, 2, 2>
                      : batch <= 160 ? launch_joint<T, 4, 2>
                                     : launch_joint<T, 8, 2>;
-  const auto layer = batch <= 128   ? launch_layer<T, 2, 4>
-                     : batch <= 256 ? launch_layer<T, 4, 2>
-                                    : launch_layer<T, 8, 2>;
+  const auto layer = batch <= 128   ? launch_layer<T, Cell, 2, 4>
+                     : batch <= 256 ? launch_layer<T, Cell, 4, 2>
+                                    : launch_layer<T, Cell, 8, 2>;
   const auto projection = batch <= 128   ? launch_projection<T, 1, 4>
                           : batch <= 256 ? launch_projection<T, 1, 8>
                                          : launch_projection<T, 2, 4>;
   cudaError_t error = joint(p, ahead, stream);
   if (error == cudaSuccess) {
-    error = launch_advance(p, FirstLayer<T>{ahead}, stream);
+    error = launch_advance(p, FirstLayer<T, Cell>{ahead}, stream);
   }
-  for (int i = 1; i < ahead.lstm.layers && error == cudaSuccess; ++i) {
+  for (int i = 1; i < ahead.predictor.layers && error == cudaSuccess; ++i) {
     error = layer(ahead, i, stream);
   }
-  return error == cudaSuccess ? projection(ahead.lstm, stream) : error;
+  return error == cudaSuccess ? projection(ahead.predictor, stream) : error;
 }
 
 bool are_vectors(const void* pointer) {
@@ -123,11 +123,11 @@ bool are_vectors(const void* pointer) {
 template <typename T>
 bool ahead_rounds_support(const GreedyProblem& problem, const AheadProblem& ahead, int room) {
   const JointProblem& joint = problem.joint;
-  const RecurrentProblem& lstm = ahead.lstm;
-  const void* const pointers[] = {joint.encoder,   joint.predictor, joint.weight, lstm.weight,
-                                  lstm.projection, lstm.hidden,     ahead.table,  ahead.gates};
+  const RecurrentProblem& predictor = ahead.predictor;
+  const void* const pointers[] = {joint.encoder,        joint.predictor,  joint.weight, predictor.weight,
+                                  predictor.projection, predictor.hidden, ahead.table,  ahead.gates};
   return joint_splits(joint) <= room && joint.width % kVector<T> == 0 &&
-         joint.encoder_batch_stride % kVector<T> == 0 && lstm.hidden_width % kVector<T> == 0 &&
+         joint.encoder_batch_stride % kVector<T> == 0 && predictor.hidden_width % kVector<T> == 0 &&
          std::all_of(std::begin(pointers), std::end(pointers), are_vectors);
 }
 
@@ -140,7 +140,8 @@ cudaError_t launch_ahead_rounds(GreedyProblem problem, const AheadProblem& ahead
   const LoopSignal signal = std::exchange(problem.signal, {});
   for (int i = 0; i < rounds && error == cudaSuccess; ++i) {
     problem.signal = i + 1 < rounds ? LoopSignal{} : signal;
-    error = launch_round<T>(problem, ahead, stream);
+    error = with_cell(ahead.predictor,
+                      [&](auto cell) { return launch_round<T, decltype(cell)>(problem, ahead, stream); });
   }
   return error;
 }

@@ -1,9 +1,9 @@
-// Masked rounds of the greedy loop for large batches: 16-bit elements, LSTM, the predictor's rounds prepared
-// ahead.
+// Masked rounds of the greedy loop for large batches: 16-bit elements, LSTM or GRU, the predictor's rounds
+// prepared ahead.
 #pragma once
 
 #include "greedy_rounds.cuh"
-#include "lstm_blocks.cuh"
+#include "recurrent_blocks.cuh"
 
 namespace rnnt_fastdecode::cuda {
 

@@ -64,17 +64,20 @@ cuda::RecurrentProblem recurrent_problem(const PredictorSizes& sizes, const std:
           .layers = static_cast<int>(sizes.layers),
           .vocab_size = static_cast<int>(sizes.vocab),
           .hidden_width = static_cast<int>(sizes.width),
-          .output_width = static_cast<int>(sizes.joint_width)};
+          .output_width = static_cast<int>(sizes.joint_width),
+          .gru = sizes.kind == PredictorKind::kGru};
+}
+
+bool is_recurrent(const PredictorSizes& sizes) {
+  return sizes.kind == PredictorKind::kLstm || sizes.kind == PredictorKind::kGru;
 }
 
 template <typename T>
 cudaError_t launch_predictor(const PredictorSizes& sizes, const std::vector<Tensor>& weights,
                              const int* labels, const std::vector<Tensor>& state, const Tensor& output,
                              cudaStream_t stream) {
-  const bool lstm = sizes.kind == PredictorKind::kLstm;
-  if (lstm || sizes.kind == PredictorKind::kGru) {
-    const cuda::RecurrentProblem problem = recurrent_problem(sizes, weights, labels, state, output);
-    return (lstm ? cuda::launch_lstm_step<T> : cuda::launch_gru_step<T>)(problem, stream);
+  if (is_recurrent(sizes)) {
+    return cuda::launch_recurrent_step<T>(recurrent_problem(sizes, weights, labels, state, output), stream);
   }
   return cuda::launch_stateless_step<T>({.labels = labels,
                                          .tables = weights[0].const_data_ptr(),
@@ -131,10 +134,11 @@ void kv_cache_update(Tensor keys, Tensor values, Tensor lengths, Tensor slots, T
 }
 
 // The scratch memory of the loop: [labels int32 [B], partials int32 [K]] with room for at least one partial a
-// row. For an LSTM of 16-bit elements also the table of its input gates and memory for those of the state.
+// row. For an LSTM or a GRU of 16-bit elements also the table of its input gates and memory for those of the
+// state.
 int check_workspace(const CallContext& call, const std::vector<Tensor>& workspace,
                     const cuda::JointProblem& joint, const PredictorSizes& predictor) {
-  const bool ahead = predictor.kind == PredictorKind::kLstm && predictor.dtype != ScalarType::Float;
+  const bool ahead = is_recurrent(predictor) && predictor.dtype != ScalarType::Float;
   const size_t wanted = ahead ? 4 : 2;
   check(workspace.size() == wanted, call.op, ": workspace must hold ", wanted, " tensors (labels, partials",
         ahead ? ", gate_table, gates" : "", ") on CUDA, got ", workspace.size(), ".");

@@ -13,6 +13,7 @@
 #include "joint_tiles.cuh"
 #include "shared_memory.cuh"
 #include "tile_plan.cuh"
+#include "weight_stream.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
@@ -160,7 +161,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       columns[octet] = min(column + octet * kOctet + lane / 4, p.columns() - 1);
       biases[octet] = bias == nullptr ? 0.0f : to_float(bias[columns[octet]]);
     }
-    weights.start(p.weight, columns, vectors, share, lane);
+    weights.start(p.weight, columns, {vectors}, share, lane);
   };
   WarpShare share(ceil_div(max(end - begin, 0), kWarpColumns), warp);
   int column = begin + share.column_group * kWarpColumns;

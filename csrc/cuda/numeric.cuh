@@ -26,10 +26,24 @@ __device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 __device__ inline float quick_sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 __device__ inline float quick_tanh(float x) { return 2.0f * quick_sigmoid(2.0f * x) - 1.0f; }
 
-// The hidden value of an LSTM unit out of its gates, likewise; the cell is updated.
+// The hidden value of an LSTM unit out of its gates; the cell is updated.
+__device__ inline float exact_lstm(float& cell, float i, float f, float g, float o) {
+  cell = sigmoid(f) * cell + sigmoid(i) * tanhf(g);
+  return sigmoid(o) * tanhf(cell);
+}
 __device__ inline float quick_lstm(float& cell, float i, float f, float g, float o) {
   cell = quick_sigmoid(f) * cell + quick_sigmoid(i) * quick_tanh(g);
   return quick_sigmoid(o) * quick_tanh(cell);
+}
+
+// The hidden value of a GRU unit out of the one before, its gates r and z, and the halves of n.
+__device__ inline float exact_gru(float hidden, float r, float z, float n_input, float n_hidden) {
+  const float n = tanhf(n_input + sigmoid(r) * n_hidden);
+  return n + sigmoid(z) * (hidden - n);
+}
+__device__ inline float quick_gru(float hidden, float r, float z, float n_input, float n_hidden) {
+  const float n = quick_tanh(n_input + quick_sigmoid(r) * n_hidden);
+  return n + quick_sigmoid(z) * (hidden - n);
 }
 
 __device__ inline float activate(float x, Activation activation) {

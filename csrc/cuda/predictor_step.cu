@@ -1,69 +1,183 @@
-// The prediction network, one label further.
+// The prediction network, one label further, for any widths and addresses. What consists of whole, aligned
+// 16-byte vectors goes to the kernels of predictor_tiles.cu, where they are faster.
 //
-// LSTM: a kernel for each layer, then the projection. In a layer's kernel a warp owns one hidden unit: its
-// four gates are the four columns of a tile, so that after the dot product over (input | hidden) the four
-// lanes of a row hold i, f, g, o, and the first of them updates the cell. A layer reads `hidden` of every
-// unit while other blocks finish theirs: the new value goes to `next_hidden`, and the projection, which runs
-// after every layer, commits it.
+// A block owns kTileRows rows, each of its warps builds one of them in shared memory, and then works on
+// columns of its own.
+//
+// LSTM and GRU: a kernel for each layer, then the projection. In a layer's kernel a warp owns one hidden
+// unit: its four sums over (input | hidden) are the four columns of a tile, so that after the dot product the
+// four lanes of a row hold them, and the first of them updates the unit. A layer reads `hidden` of every unit
+// while other blocks finish theirs: the new value goes to `next_hidden`, and the projection, which runs after
+// every layer, commits it.
 //
 // Stateless: the sum of the context's embeddings is built in shared memory by every block of the projection;
 // the context itself shifts in a kernel of its own, after all of them have read it.
-//
-// Any widths and addresses; what consists of whole, aligned 16-byte vectors goes to the faster kernels of
-// predictor_tiles.cu.
 
-#include "predictor_block.cuh"
-#include "predictor_step.cuh"
+#include <type_traits>
+
 #include "predictor_tiles.cuh"
+#include "recurrent_cell.cuh"
+#include "shared_memory.cuh"
+#include "tile_dot.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
 
-template <typename T, int Vector>
-__global__ void __launch_bounds__(kThreads) lstm_layer_kernel(RecurrentProblem p, int layer) {
+constexpr int kWarps = 8;
+constexpr int kThreads = kWarps * kWarp;
+static_assert(kWarps == kTileRows, "each warp builds one row of the operand");
+
+// Labels of the kTileRows rows that a block owns, -1 for rows to leave alone. Returns whether there is any
+// work.
+__device__ bool load_labels(int* tile_labels, const int* labels, int first_row, int batch) {
+  int label = -1;
+  if (threadIdx.x < kTileRows) {
+    const int row = first_row + static_cast<int>(threadIdx.x);
+    label = row < batch ? labels[row] : -1;
+    tile_labels[threadIdx.x] = label;
+  }
+  return __syncthreads_or(label >= 0);
+}
+
+template <typename T>
+__device__ void copy_row(T* row, const T* source, int depth, int lane) {
+  fill_row(row, depth, lane, [](float value) { return value; }, source);
+}
+
+// The operand of a recurrent layer, [kTileRows][input | hidden], and the labels of its rows. Returns whether
+// there is any work.
+template <typename T>
+__device__ bool load_layer_operand(const RecurrentProblem& p, int layer, T* operand, int* tile_labels) {
+  const int lane = threadIdx.x % kWarp;
+  const int warp = threadIdx.x / kWarp;
+  const int width = p.hidden_width;
+  const int first_row = blockIdx.x * kTileRows;
+  const int64_t layer_offset = static_cast<int64_t>(layer) * p.batch * width;
+  const T* next_hidden = static_cast<const T*>(p.next_hidden);
+  if (!load_labels(tile_labels, p.labels, first_row, p.batch)) {
+    return false;
+  }
+  const int label = tile_labels[warp];
+  T* own_operand = operand + warp * padded_stride<T>(2 * width);
+  if (label >= 0 && label < p.vocab_size) {
+    const int64_t state = layer_offset + static_cast<int64_t>(first_row + warp) * width;
+    const T* input = layer == 0 ? static_cast<const T*>(p.embedding) + static_cast<int64_t>(label) * width
+                                : next_hidden + state - static_cast<int64_t>(p.batch) * width;
+    copy_row(own_operand, input, width, lane);
+    copy_row(own_operand + width, static_cast<const T*>(p.hidden) + state, width, lane);
+  } else {
+    fill_row_with(own_operand, 2 * width, lane, label < 0 ? 0.0f : NAN);
+  }
+  __syncthreads();
+  return true;
+}
+
+// Adds the products of a unit's weights of one side, input or hidden state, to its sums.
+template <typename T, int Vector, typename Cell, int... kSums>
+__device__ void accumulate(float (&sums)[kWarp], CellSums<kSums...>, const T* operand, int stride,
+                           const RecurrentProblem& p, int layer, int unit, bool hidden, int lane) {
+  const CellRows rows = Cell::rows(p.hidden_width);
+  const int64_t first =
+      layer * static_cast<int64_t>(rows.layer) + unit * rows.unit + (hidden ? rows.side : 0);
+  const auto* weight = static_cast<const T*>(p.weight);
+  const T* const columns[] = {weight + (first + Cell::gate(kSums) * rows.gate) * p.hidden_width...};
+  tile_accumulate<T, Vector, kSums...>(sums, operand, stride, columns, p.hidden_width, lane);
+}
+
+template <typename T, int Vector, typename Cell>
+__global__ void __launch_bounds__(kThreads) layer_kernel(RecurrentProblem p, int layer) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ int tile_labels[kTileRows];
   T* operand = reinterpret_cast<T*>(shared_bytes);  // [kTileRows][x | h]
   const int lane = threadIdx.x % kWarp;
-  const int warp = threadIdx.x / kWarp;
   const int width = p.hidden_width;
-  const int depth = 2 * width;
-  const int stride = padded_stride<T>(depth);
-  const int first_row = blockIdx.x * kTileRows;
-  const int64_t layer_offset = static_cast<int64_t>(layer) * p.batch * width;
-  T* next_hidden = static_cast<T*>(p.next_hidden);
+  const int stride = padded_stride<T>(2 * width);
 
   if (!load_layer_operand(p, layer, operand, tile_labels)) {
     return;
   }
-  const int unit = blockIdx.y * kWarps + warp;
+  const int unit = blockIdx.y * kWarps + threadIdx.x / kWarp;
   if (unit >= width) {
     return;
   }
-  const T* weight = static_cast<const T*>(p.weight) + static_cast<int64_t>(layer) * 4 * width * depth;
-  const T* gates[kTileColumns];
+  float sums[kWarp] = {};
+  accumulate<T, Vector, Cell>(sums, typename Cell::Input{}, operand, stride, p, layer, unit, false, lane);
+  accumulate<T, Vector, Cell>(sums, typename Cell::Hidden{}, operand + width, stride, p, layer, unit, true,
+                              lane);
+  const int own_sum = lane % kTileColumns;
+  const float sum = reduce_to_lane(sums, lane) + Cell::bias(p, layer, own_sum, unit);
+  float unit_sums[kCellSums];
 #pragma unroll
-  for (int gate = 0; gate < kTileColumns; ++gate) {
-    gates[gate] = weight + static_cast<int64_t>(gate * width + unit) * depth;
+  for (int i = 0; i < kCellSums; ++i) {
+    unit_sums[i] = __shfl_sync(kFullMask, sum, lane - own_sum + i);
   }
-  const int own_gate = lane % kTileColumns;
-  const float sum = tile_dot<T, Vector>(operand, stride, gates, depth, lane) +
-                    p.bias[(layer * 4 + own_gate) * width + unit];
-  const int first_lane = lane - own_gate;
-  const float i = __shfl_sync(kFullMask, sum, first_lane);
-  const float f = __shfl_sync(kFullMask, sum, first_lane + 1);
-  const float g = __shfl_sync(kFullMask, sum, first_lane + 2);
-  const float o = __shfl_sync(kFullMask, sum, first_lane + 3);
   const int r = lane / kTileColumns;
-  if (own_gate == 0 && tile_labels[r] >= 0) {
-    const int64_t index = layer_offset + static_cast<int64_t>(first_row + r) * width + unit;
-    const float cell = sigmoid(f) * p.cell[index] + sigmoid(i) * tanhf(g);
-    p.cell[index] = cell;
-    next_hidden[index] = from_float<T>(sigmoid(o) * tanhf(cell));
+  if (own_sum == 0 && tile_labels[r] >= 0) {
+    const int row = static_cast<int>(blockIdx.x) * kTileRows + r;
+    const int64_t place = (static_cast<int64_t>(layer) * p.batch + row) * width + unit;
+    static_cast<T*>(p.next_hidden)[place] =
+        from_float<T>(Cell::template update<T>(p, place, Cell::template state<T>(p, place), unit_sums));
   }
 }
 
+// Columns of the projection, kTileColumns for each warp, from the operand rows in shared memory.
 template <typename T, int Vector>
+__device__ void project(const T* operand, int stride, const int* tile_labels, const T* projection,
+                        const T* bias, T* output, int first_row, int width, int output_width, int lane) {
+  const int tile = (blockIdx.y * kWarps + threadIdx.x / kWarp) * kTileColumns;
+  if (tile >= output_width) {
+    return;
+  }
+  const T* columns[kTileColumns];
+#pragma unroll
+  for (int c = 0; c < kTileColumns; ++c) {
+    columns[c] = projection + static_cast<int64_t>(min(tile + c, output_width - 1)) * width;
+  }
+  const float sum = tile_dot<T, Vector>(operand, stride, columns, width, lane);
+  const int column = tile + lane % kTileColumns;
+  const int r = lane / kTileColumns;
+  if (column < output_width && tile_labels[r] >= 0) {
+    output[static_cast<int64_t>(first_row + r) * output_width + column] =
+        from_float<T>(sum + to_float(bias[column]));
+  }
+}
+
+// The last step of a recurrent network: projects the last layer's `next_hidden`, and makes what every layer
+// left there its `hidden`.
+template <typename T, int Vector>
+__global__ void __launch_bounds__(kThreads) recurrent_projection_kernel(RecurrentProblem p) {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  __shared__ int tile_labels[kTileRows];
+  T* operand = reinterpret_cast<T*>(shared_bytes);
+  const int width = p.hidden_width;
+  const int stride = padded_stride<T>(width);
+  const int first_row = blockIdx.x * kTileRows;
+  const T* next_hidden = static_cast<const T*>(p.next_hidden);
+
+  if (!load_labels(tile_labels, p.labels, first_row, p.batch)) {
+    return;
+  }
+  const int lane = threadIdx.x % kWarp;
+  const int warp = threadIdx.x / kWarp;
+  T* own_operand = operand + warp * stride;
+  if (tile_labels[warp] >= 0) {
+    const int64_t row = static_cast<int64_t>(first_row + warp) * width;
+    const int64_t layer_stride = static_cast<int64_t>(p.batch) * width;
+    copy_row(own_operand, next_hidden + (p.layers - 1) * layer_stride + row, width, lane);
+    for (int layer = blockIdx.y; layer < p.layers; layer += gridDim.y) {
+      const int64_t state = layer * layer_stride + row;
+      copy_row(static_cast<T*>(p.hidden) + state, next_hidden + state, width, lane);
+    }
+  } else {
+    fill_row_with(own_operand, width, lane, 0.0f);
+  }
+  __syncthreads();
+  project<T, Vector>(operand, stride, tile_labels, static_cast<const T*>(p.projection),
+                     static_cast<const T*>(p.projection_bias), static_cast<T*>(p.output), first_row, width,
+                     p.output_width, lane);
+}
+
+template <typename T>
 __global__ void __launch_bounds__(kThreads) stateless_projection_kernel(StatelessProblem p) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ int tile_labels[kTileRows];
@@ -92,9 +206,9 @@ __global__ void __launch_bounds__(kThreads) stateless_projection_kernel(Stateles
     }
   }
   __syncthreads();
-  project<T, Vector>(operand, stride, tile_labels, static_cast<const T*>(p.projection),
-                     static_cast<const T*>(p.projection_bias), static_cast<T*>(p.output), first_row, width,
-                     p.output_width, threadIdx.x % kWarp);
+  project<T, 1>(operand, stride, tile_labels, static_cast<const T*>(p.projection),
+                static_cast<const T*>(p.projection_bias), static_cast<T*>(p.output), first_row, width,
+                p.output_width, threadIdx.x % kWarp);
 }
 
 __global__ void shift_context_kernel(StatelessProblem p) {
@@ -110,10 +224,26 @@ __global__ void shift_context_kernel(StatelessProblem p) {
   context[0] = p.labels[row];
 }
 
+// A block for every kTileRows rows and every kWarps units.
+template <typename T, typename Kernel, typename... Args>
+cudaError_t launch_tiles(Kernel kernel, int batch, int units, int depth, cudaStream_t stream, Args... args) {
+  const int shared = kTileRows * padded_stride<T>(depth) * static_cast<int>(sizeof(T));
+  const cudaError_t error = allow_shared_memory(kernel);
+  if (error != cudaSuccess) {
+    return error;
+  }
+  const dim3 grid((batch + kTileRows - 1) / kTileRows, (units + kWarps - 1) / kWarps);
+  kernel<<<grid, kThreads, shared, stream>>>(args...);
+  return cudaGetLastError();
+}
+
+int column_tiles(int columns) { return (columns + kTileColumns - 1) / kTileColumns; }
+
 template <typename T, int Vector>
-cudaError_t lstm_step(const RecurrentProblem& p, cudaStream_t stream) {
+cudaError_t recurrent_step(const RecurrentProblem& p, cudaStream_t stream) {
+  const auto layer_kernel_of = [](auto cell) { return layer_kernel<T, Vector, decltype(cell)>; };
   for (int layer = 0; layer < p.layers; ++layer) {
-    const cudaError_t error = launch_tiles<T>(lstm_layer_kernel<T, Vector>, p.batch, p.hidden_width,
+    const cudaError_t error = launch_tiles<T>(with_cell(p, layer_kernel_of), p.batch, p.hidden_width,
                                               2 * p.hidden_width, stream, p, layer);
     if (error != cudaSuccess) {
       return error;
@@ -123,38 +253,28 @@ cudaError_t lstm_step(const RecurrentProblem& p, cudaStream_t stream) {
                          p.hidden_width, stream, p);
 }
 
-template <typename T, int Vector>
-cudaError_t stateless_projection(const StatelessProblem& p, cudaStream_t stream) {
-  return launch_tiles<T>(stateless_projection_kernel<T, Vector>, p.batch, column_tiles(p.output_width),
-                         p.hidden_width, stream, p);
-}
-
-template <typename T>
-cudaError_t project_context(const StatelessProblem& p, cudaStream_t stream) {
-  if (stateless_tiles_supports<T>(p)) {
-    return launch_stateless_tiles<T>(p, stream);
-  }
-  return is_vectorizable<T>(p.projection, p.hidden_width) ? stateless_projection<T, kVector<T>>(p, stream)
-                                                          : stateless_projection<T, 1>(p, stream);
-}
-
 }  // namespace
 
 template <typename T>
-cudaError_t launch_lstm_step(const RecurrentProblem& problem, cudaStream_t stream) {
-  if (lstm_tiles_supports<T>(problem)) {
-    return launch_lstm_tiles<T>(problem, stream);
+cudaError_t launch_recurrent_step(const RecurrentProblem& problem, cudaStream_t stream) {
+  if constexpr (!std::is_same_v<T, float>) {
+    if (recurrent_tiles_support<T>(problem)) {
+      return launch_recurrent_tiles<T>(problem, stream);
+    }
+  } else if (is_vectorizable<T>(problem.weight, problem.hidden_width) &&
+             is_vectorizable<T>(problem.projection, problem.hidden_width)) {
+    return recurrent_step<T, kVector<T>>(problem, stream);
   }
-  if (is_vectorizable<T>(problem.weight, problem.hidden_width) &&
-      is_vectorizable<T>(problem.projection, problem.hidden_width)) {
-    return lstm_step<T, kVector<T>>(problem, stream);
-  }
-  return lstm_step<T, 1>(problem, stream);
+  return recurrent_step<T, 1>(problem, stream);
 }
 
 template <typename T>
 cudaError_t launch_stateless_step(const StatelessProblem& problem, cudaStream_t stream) {
-  const cudaError_t error = project_context<T>(problem, stream);
+  const cudaError_t error =
+      stateless_tiles_support<T>(problem)
+          ? launch_stateless_tiles<T>(problem, stream)
+          : launch_tiles<T>(stateless_projection_kernel<T>, problem.batch, column_tiles(problem.output_width),
+                            problem.hidden_width, stream, problem);
   if (error != cudaSuccess || problem.context_size == 1) {
     return error;
   }
@@ -162,8 +282,8 @@ cudaError_t launch_stateless_step(const StatelessProblem& problem, cudaStream_t 
   return cudaGetLastError();
 }
 
-#define INSTANTIATE(T)                                                             \
-  template cudaError_t launch_lstm_step<T>(const RecurrentProblem&, cudaStream_t); \
+#define INSTANTIATE(T)                                                                  \
+  template cudaError_t launch_recurrent_step<T>(const RecurrentProblem&, cudaStream_t); \
   template cudaError_t launch_stateless_step<T>(const StatelessProblem&, cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(__nv_bfloat16)

@@ -30,6 +30,7 @@ struct RecurrentProblem {
   int vocab_size;    // V
   int hidden_width;  // H
   int output_width;  // J
+  bool gru;
 };
 
 struct StatelessProblem {
@@ -48,10 +49,7 @@ struct StatelessProblem {
 };
 
 template <typename T>
-cudaError_t launch_lstm_step(const RecurrentProblem& problem, cudaStream_t stream);
-
-template <typename T>
-cudaError_t launch_gru_step(const RecurrentProblem& problem, cudaStream_t stream);
+cudaError_t launch_recurrent_step(const RecurrentProblem& problem, cudaStream_t stream);
 
 template <typename T>
 cudaError_t launch_stateless_step(const StatelessProblem& problem, cudaStream_t stream);

@@ -1,18 +1,21 @@
-// The prediction network in large tiles: what predictor_step.cu does, for rows of whole 16-byte vectors.
+// The prediction network in large tiles: what predictor_step.cu does, for rows of whole 16-byte vectors. LSTM
+// and GRU of 16-bit elements alone: without tensor cores the kernels there are as fast.
 //
 // A block owns 8 * kTiles of the rows that have a label, neighbours in their list, and 32 weight rows for
-// each of its column groups. In a layer of the LSTM these are the four gates of eight units, so that a lane
-// ends with i, f, g, o of a unit and updates its cell; in a projection they are 32 columns.
+// each of its column groups. In a layer of an LSTM or a GRU these are what the four sums of eight units need,
+// so that a lane ends with all of a unit and updates it; in a projection they are 32 columns.
 //
-// The operand rows of an LSTM, (input | hidden), are streamed; a stateless predictor's are computed, and lie
+// The operand rows of a layer, (input | hidden), are streamed; a stateless predictor's are computed, and lie
 // in shared memory as a whole.
 
 #include <algorithm>
 
 #include "predictor_tiles.cuh"
+#include "recurrent_cell.cuh"
 #include "shared_memory.cuh"
 #include "streamed_operand.cuh"
 #include "tile_plan.cuh"
+#include "weight_stream.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
@@ -39,9 +42,20 @@ __device__ inline int labelled_rows(LabelledRow (&rows)[kTiles * kOctet], const 
 // The place among the block's rows of what sums[tile][.. + j] belongs to.
 __device__ inline int own_row(int tile, int j, int lane) { return tile * kOctet + lane % 4 * 2 + j; }
 
-template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads, 1)
-    lstm_layer_tiles_kernel(RecurrentProblem p, int layer, int groups) {
+// The weights of a unit's sums, from their rows for the input on: over the input, then over the hidden state.
+template <typename Cell>
+struct SumRows {
+  int vectors;    // of either
+  uint32_t jump;  // from the end of one to the beginning of the other
+
+  __device__ bool has(int sum, int v) const {
+    return v < vectors ? Cell::Input::has(sum) : v < 2 * vectors && Cell::Hidden::has(sum);
+  }
+  __device__ uint32_t place(int v) const { return v < vectors ? v : v + jump; }
+};
+
+template <typename T, int kTiles, typename Cell>
+__global__ void __launch_bounds__(kThreads, 1) layer_tiles_kernel(RecurrentProblem p, int layer, int groups) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
   __shared__ SourceRow sources[kTiles * kOctet];
@@ -49,20 +63,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int width = p.hidden_width;
   const int vectors = width / kVector<T>;
   const int64_t layer_offset = static_cast<int64_t>(layer) * p.batch * width;
-  const T* weight = static_cast<const T*>(p.weight) + static_cast<int64_t>(layer) * 4 * width * 2 * width;
+  const CellRows cell_rows = Cell::rows(width);
   T* next_hidden = static_cast<T*>(p.next_hidden);
 
   const WarpShare share(groups, threadIdx.x / kWarp);
   const int unit = (static_cast<int>(blockIdx.y) * groups + share.column_group) * kOctet + lane / 4;
-  int gates[kOctets];
-  float bias[kOctets];
+  int first[kCellSums];
+  float bias[kCellSums];
 #pragma unroll
-  for (int gate = 0; gate < kOctets; ++gate) {
-    gates[gate] = gate * width + min(unit, width - 1);
-    bias[gate] = p.bias[static_cast<int64_t>(layer) * 4 * width + gates[gate]];
+  for (int sum = 0; sum < kCellSums; ++sum) {
+    first[sum] = Cell::gate(sum) * cell_rows.gate + min(unit, width - 1) * cell_rows.unit;
+    bias[sum] = Cell::bias(p, layer, sum, min(unit, width - 1));
   }
-  WeightStream<kAhead<T, kTiles>> weights;
-  weights.start(weight, gates, 2 * vectors, share, lane);
+  WeightStream<kAhead<T, kTiles>, SumRows<Cell>> weights;
+  weights.start(static_cast<const T*>(p.weight) + static_cast<int64_t>(layer) * cell_rows.layer * width,
+                first, {vectors, static_cast<uint32_t>((cell_rows.side - 1) * vectors)}, share, lane);
 
   const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
   if (count <= 0) {
@@ -83,65 +98,67 @@ __global__ void __launch_bounds__(kThreads, 1)
   StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, vectors, 2 * vectors, share, lane);
   multiply<T>(sums, weights, operand.chunks(), operand, lane);
 
-  // All cells before the first of them is written: their loads do not wait for each other.
+  // All states before the first unit is updated: their loads do not wait for each other.
   const int own_count = unit < width ? count : 0;
   const auto place = [&](int row) { return layer_offset + static_cast<int64_t>(row) * width + unit; };
-  float cells[kTiles][2];
+  float states[kTiles][2];
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int r = own_row(tile, j, lane);
-      cells[tile][j] = owns_tile(share, tile) && r < own_count ? p.cell[place(rows[r].row)] : 0.0f;
+      states[tile][j] =
+          owns_tile(share, tile) && r < own_count ? Cell::template state<T>(p, place(rows[r].row)) : 0.0f;
     }
   }
   add_k_groups(sums, reinterpret_cast<float*>(shared_bytes), share, lane);
-  const auto update = [&](int tile, const float (&gate_sums)[kSums], const float (&old_cells)[2]) {
+  const auto update = [&](int tile, const float (&tile_sums)[kSums], const float (&old_states)[2]) {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
       const int r = own_row(tile, j, lane);
       if (r < own_count) {
         const auto [row, label] = rows[r];
-        const float i = gate_sums[j] + bias[0];
-        const float f = gate_sums[2 + j] + bias[1];
-        const float g = gate_sums[4 + j] + bias[2];
-        const float o = gate_sums[6 + j] + bias[3];
-        const float cell = label < p.vocab_size ? sigmoid(f) * old_cells[j] + sigmoid(i) * tanhf(g) : NAN;
-        p.cell[place(row)] = cell;
-        next_hidden[place(row)] = from_float<T>(sigmoid(o) * tanhf(cell));
+        const float unknown = label < p.vocab_size ? 0.0f : NAN;
+        const float unit_sums[kCellSums] = {tile_sums[j] + bias[0], tile_sums[2 + j] + bias[1] + unknown,
+                                            tile_sums[4 + j] + bias[2], tile_sums[6 + j] + bias[3]};
+        next_hidden[place(row)] =
+            from_float<T>(Cell::template update<T>(p, place(row), old_states[j], unit_sums));
       }
     }
   };
-  for_own_tiles(share, update, sums, cells);
+  for_own_tiles(share, update, sums, states);
 }
 
-// A warp's 32 columns of a projection [J, H] and where its sums go.
-template <typename T>
-class Projection {
+// A block's columns of a projection [J, H], 32 for each of its column groups.
+template <typename T, int kTiles>
+class ProjectionTile {
  public:
-  __device__ Projection(const void* weight, const void* bias, void* output, int width, int output_width,
-                        int column_group, int lane)
-      : weight_(weight),
-        bias_(static_cast<const T*>(bias)),
-        output_(static_cast<T*>(output)),
-        width_(width),
-        output_width_(output_width),
-        column_(column_group * kWarpColumns + lane / 4) {}
-
-  template <int kSlots>
-  __device__ void start(WeightStream<kSlots>& weights, const WarpShare& share, int lane) const {
+  // Begins to load the weights of the warp's columns.
+  template <typename Problem>
+  __device__ ProjectionTile(const Problem& p, int groups, int lane)
+      : bias_(static_cast<const T*>(p.projection_bias)),
+        output_(static_cast<T*>(p.output)),
+        output_width_(p.output_width),
+        share_(groups, threadIdx.x / kWarp),
+        column_((static_cast<int>(blockIdx.y) * groups + share_.column_group) * kWarpColumns + lane / 4) {
     int columns[kOctets];
 #pragma unroll
     for (int octet = 0; octet < kOctets; ++octet) {
       columns[octet] = min(column_ + octet * kOctet, output_width_ - 1);
     }
-    weights.start(weight_, columns, width_ / kVector<T>, share, lane);
+    weights_.start(p.projection, columns, {p.hidden_width / kVector<T>}, share_, lane);
   }
 
-  template <int kTiles>
-  __device__ void store(float (&sums)[kTiles][kSums], float* exchange, const WarpShare& share,
-                        const LabelledRow* rows, int count, int lane) const {
-    add_k_groups(sums, exchange, share, lane);
+  __device__ const WarpShare& share() const { return share_; }
+
+  // Projects the operand, of which `chunks` chunks are the warp's. The exchange may lie where it is: all
+  // warps have passed a barrier by then.
+  template <typename Operand>
+  __device__ void project(Operand& operand, int chunks, float* exchange, const LabelledRow* rows, int count,
+                          int lane) {
+    float sums[kTiles][kSums] = {};
+    multiply<T>(sums, weights_, chunks, operand, lane);
+    add_k_groups(sums, exchange, share_, lane);
     const auto write = [&](int tile, const float (&column_sums)[kSums]) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
@@ -158,16 +175,16 @@ class Projection {
         }
       }
     };
-    for_own_tiles(share, write, sums);
+    for_own_tiles(share_, write, sums);
   }
 
  private:
-  const void* weight_;
   const T* bias_;
   T* output_;
-  int width_;
   int output_width_;
+  WarpShare share_;
   int column_;
+  WeightStream<kAhead<T, kTiles>> weights_;
 };
 
 // Makes the new hidden states of the block's rows the hidden states. The blocks of a row share its layers.
@@ -188,19 +205,14 @@ __device__ inline void commit_hidden(const RecurrentProblem& p, const LabelledRo
 }
 
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads, 1) lstm_projection_tiles_kernel(RecurrentProblem p, int groups) {
+__global__ void __launch_bounds__(kThreads, 1)
+    recurrent_projection_tiles_kernel(RecurrentProblem p, int groups) {
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
   __shared__ SourceRow sources[kTiles * kOctet];
   const int lane = threadIdx.x % kWarp;
-  const int width = p.hidden_width;
-  const int vectors = width / kVector<T>;
-  const WarpShare share(groups, threadIdx.x / kWarp);
-  const Projection<T> projection(p.projection, p.projection_bias, p.output, width, p.output_width,
-                                 blockIdx.y * groups + share.column_group, lane);
-  WeightStream<kAhead<T, kTiles>> weights;
-  projection.start(weights, share, lane);
-
+  const int vectors = p.hidden_width / kVector<T>;
+  ProjectionTile<T, kTiles> tile(p, groups, lane);
   const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
   if (count <= 0) {
     return;
@@ -210,11 +222,9 @@ __global__ void __launch_bounds__(kThreads, 1) lstm_projection_tiles_kernel(Recu
     sources[threadIdx.x] = {static_cast<const uint4*>(p.next_hidden) + state * vectors, nullptr};
   }
   __syncthreads();
-  float sums[kTiles][kSums] = {};
-  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, vectors, vectors, share, lane);
+  StreamedOperand<T, kTiles> operand(shared_bytes, sources, count, vectors, vectors, tile.share(), lane);
   commit_hidden<T>(p, rows, count, lane);
-  multiply<T>(sums, weights, operand.chunks(), operand, lane);
-  projection.store(sums, reinterpret_cast<float*>(shared_bytes), share, rows, count, lane);
+  tile.project(operand, operand.chunks(), reinterpret_cast<float*>(shared_bytes), rows, count, lane);
 }
 
 // The sum of the embeddings of a row's context, rounded to T, and its positive part if `relu`.
@@ -248,15 +258,9 @@ __global__ void __launch_bounds__(kThreads, 1) stateless_tiles_kernel(StatelessP
   extern __shared__ __align__(16) unsigned char shared_bytes[];
   __shared__ LabelledRow rows[kTiles * kOctet];
   const int lane = threadIdx.x % kWarp;
-  const int width = p.hidden_width;
-  const int vectors = width / kVector<T>;
+  const int vectors = p.hidden_width / kVector<T>;
   const int stride = row_stride(vectors);
-  const WarpShare share(groups, threadIdx.x / kWarp);
-  const Projection<T> projection(p.projection, p.projection_bias, p.output, width, p.output_width,
-                                 blockIdx.y * groups + share.column_group, lane);
-  WeightStream<kAhead<T, kTiles>> weights;
-  projection.start(weights, share, lane);
-
+  ProjectionTile<T, kTiles> tile(p, groups, lane);
   const int count = labelled_rows<kTiles>(rows, p.labels, p.batch);
   if (count <= 0) {
     return;
@@ -268,11 +272,9 @@ __global__ void __launch_bounds__(kThreads, 1) stateless_tiles_kernel(StatelessP
     }
   }
   __syncthreads();
-  float sums[kTiles][kSums] = {};
-  ResidentOperand<WarpProduct<T, kTiles>> operand(shared_bytes, vectors, share, lane);
-  multiply<T>(sums, weights, share.chunks(vectors), operand, lane);
-  // The exchange may lie where the operand was: all warps have passed a barrier by then.
-  projection.store(sums, reinterpret_cast<float*>(shared_bytes), share, rows, count, lane);
+  ResidentOperand<WarpProduct<T, kTiles>> operand(shared_bytes, vectors, tile.share(), lane);
+  tile.project(operand, tile.share().chunks(vectors), reinterpret_cast<float*>(shared_bytes), rows, count,
+               lane);
 }
 
 template <typename T>
@@ -327,7 +329,7 @@ bool are_vectors(const void* pointer) {
 }  // namespace
 
 template <typename T>
-bool lstm_tiles_supports(const RecurrentProblem& p) {
+bool recurrent_tiles_support(const RecurrentProblem& p) {
   return are_vectors(p.embedding) && are_vectors(p.weight) && are_vectors(p.projection) &&
          are_vectors(p.hidden) && are_vectors(p.next_hidden) && p.hidden_width % kVector<T> == 0 &&
          streamed_bytes<T>(kTileChoices[0]) + fixed_bytes(kTileChoices[0]) <=
@@ -335,20 +337,20 @@ bool lstm_tiles_supports(const RecurrentProblem& p) {
 }
 
 template <typename T>
-bool stateless_tiles_supports(const StatelessProblem& p) {
+bool stateless_tiles_support(const StatelessProblem& p) {
   const int shared = stateless_bytes<T>(p.hidden_width, kTileChoices[0]) + fixed_bytes(kTileChoices[0]);
   return are_vectors(p.tables) && are_vectors(p.projection) && p.hidden_width % kVector<T> == 0 &&
          shared <= DeviceLimits::query().shared_bytes;
 }
 
 template <typename T>
-cudaError_t launch_lstm_tiles(const RecurrentProblem& p, cudaStream_t stream) {
-  const Product gates{p.batch, 4 * p.hidden_width, 2 * p.hidden_width};
+cudaError_t launch_recurrent_tiles(const RecurrentProblem& p, cudaStream_t stream) {
+  const Product gates{p.batch, kCellSums * p.hidden_width, 2 * p.hidden_width};
   const TilePlan gates_plan = plan_projection<T>(gates, streamed_bytes<T>);
   for (int layer = 0; layer < p.layers; ++layer) {
     const cudaError_t error = with_tiles<T>(gates_plan.tiles, [&]<int kTiles>() {
-      return launch(lstm_layer_tiles_kernel<T, kTiles>, gates_plan, gates, kStreamBytes<kTiles>, stream, p,
-                    layer);
+      const auto kernel = [](auto cell) { return layer_tiles_kernel<T, kTiles, decltype(cell)>; };
+      return launch(with_cell(p, kernel), gates_plan, gates, kStreamBytes<kTiles>, stream, p, layer);
     });
     if (error != cudaSuccess) {
       return error;
@@ -357,7 +359,8 @@ cudaError_t launch_lstm_tiles(const RecurrentProblem& p, cudaStream_t stream) {
   const Product projection{p.batch, p.output_width, p.hidden_width};
   const TilePlan plan = plan_projection<T>(projection, streamed_bytes<T>);
   return with_tiles<T>(plan.tiles, [&]<int kTiles>() {
-    return launch(lstm_projection_tiles_kernel<T, kTiles>, plan, projection, kStreamBytes<kTiles>, stream, p);
+    return launch(recurrent_projection_tiles_kernel<T, kTiles>, plan, projection, kStreamBytes<kTiles>,
+                  stream, p);
   });
 }
 
@@ -372,14 +375,19 @@ cudaError_t launch_stateless_tiles(const StatelessProblem& p, cudaStream_t strea
   });
 }
 
-#define INSTANTIATE(T)                                                              \
-  template bool lstm_tiles_supports<T>(const RecurrentProblem&);                    \
-  template bool stateless_tiles_supports<T>(const StatelessProblem&);               \
-  template cudaError_t launch_lstm_tiles<T>(const RecurrentProblem&, cudaStream_t); \
+#define INSTANTIATE_RECURRENT(T)                                     \
+  template bool recurrent_tiles_support<T>(const RecurrentProblem&); \
+  template cudaError_t launch_recurrent_tiles<T>(const RecurrentProblem&, cudaStream_t);
+INSTANTIATE_RECURRENT(__nv_bfloat16)
+INSTANTIATE_RECURRENT(__half)
+#undef INSTANTIATE_RECURRENT
+
+#define INSTANTIATE_STATELESS(T)                                     \
+  template bool stateless_tiles_support<T>(const StatelessProblem&); \
   template cudaError_t launch_stateless_tiles<T>(const StatelessProblem&, cudaStream_t);
-INSTANTIATE(float)
-INSTANTIATE(__nv_bfloat16)
-INSTANTIATE(__half)
-#undef INSTANTIATE
+INSTANTIATE_STATELESS(float)
+INSTANTIATE_STATELESS(__nv_bfloat16)
+INSTANTIATE_STATELESS(__half)
+#undef INSTANTIATE_STATELESS
 
 }  // namespace rnnt_fastdecode::cuda

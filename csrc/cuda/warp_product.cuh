@@ -2,13 +2,13 @@
 // rows in shared memory, by one warp, accumulated in fp32. bf16 and fp16 go through the tensor cores, float
 // through ordinary multiply-adds (true fp32, no TF32). Rows consist of whole, aligned 16-byte vectors.
 //
-// The 32 weight rows of a warp are four octets, which need not lie together: for an LSTM they are the four
-// gates of eight units. The depth is cut into chunks of four vectors, and lane 4 g + t loads vector t of row
-// g of each octet. Tensor cores: the weights are the left operand of `mma`, so that a handful of operand rows
-// does not waste it. Which elements an `mma` takes, and in which order, is free as long as both operands
-// agree: the first half of every lane's vectors feeds one, the second half another. Float: a lane multiplies
-// its vectors with those that all operand rows have at the same depth, and the four lanes of a weight row add
-// up what they have at the end.
+// The 32 weight rows of a warp are four octets, which need not lie together: for an LSTM or a GRU they are
+// those of the four sums of eight units. The depth is cut into chunks of four vectors, and lane 4 g + t loads
+// vector t of row g of each octet. Tensor cores: the weights are the left operand of `mma`, so that a handful
+// of operand rows does not waste it. Which elements an `mma` takes, and in which order, is free as long as
+// both operands agree: the first half of every lane's vectors feeds one, the second half another. Float: a
+// lane multiplies its vectors with those that all operand rows have at the same depth, and the four lanes of
+// a weight row add up what they have at the end.
 //
 // The eight warps of a block are column_groups x k_groups: warps of one column group share their columns and
 // take every k_groups-th chunk. add_k_groups adds their sums up.
@@ -41,15 +41,6 @@ constexpr int kChunkBytes = kChunkVectors * kVectorBytes;  // of one row
 template <typename T>
 constexpr int kVector = kVectorBytes / static_cast<int>(sizeof(T));
 
-// The most chunks of weights that a lane holds, by the registers that its sums leave.
-template <typename T, int kTiles>
-constexpr int kAhead = std::is_same_v<T, float> ? (kTiles == 1   ? 4
-                                                   : kTiles == 2 ? 3
-                                                                 : 2)
-                       : kTiles <= 4            ? 4
-                       : kTiles <= 8            ? 3
-                                                : 2;
-
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // Bytes from row to row of an operand of `vectors` vectors in shared memory. Eight lanes read 64 bytes of two
@@ -76,46 +67,6 @@ struct WarpShare {
   __device__ int chunks(int vectors) const {
     return ceil_div(max(ceil_div(vectors, kChunkVectors) - k_group, 0), k_groups);
   }
-};
-
-// A lane's weights on their way through registers: kSlots chunks are loaded before they are needed.
-template <int kSlots>
-class WeightStream {
- public:
-  uint4 chunks[kSlots][kOctets];
-
-  // weights: rows of `vectors` vectors, fewer than 2^32 vectors in all. rows: the lane's row of each octet.
-  __device__ void start(const void* weights, const int (&rows)[kOctets], int vectors, const WarpShare& share,
-                        int lane) {
-    weights_ = static_cast<const uint4*>(weights);
-#pragma unroll
-    for (int octet = 0; octet < kOctets; ++octet) {
-      rows_[octet] = static_cast<uint32_t>(rows[octet]) * vectors;
-    }
-    vectors_ = vectors;
-    next_ = share.k_group * kChunkVectors + lane % kChunkVectors;
-    step_ = share.k_groups * kChunkVectors;
-#pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) {
-      load(slot);
-    }
-  }
-
-  // Fills a slot with the warp's next chunk, zeros beyond the depth.
-  __device__ void load(int slot) {
-#pragma unroll
-    for (int octet = 0; octet < kOctets; ++octet) {
-      chunks[slot][octet] = next_ < vectors_ ? __ldg(weights_ + (rows_[octet] + next_)) : uint4{0, 0, 0, 0};
-    }
-    next_ += step_;
-  }
-
- private:
-  const uint4* weights_;
-  uint32_t rows_[kOctets];
-  int vectors_;
-  int next_;
-  int step_;
 };
 
 // Multiplies chunks on tensor cores.
@@ -235,26 +186,6 @@ class FloatProduct {
 template <typename T, int kTiles>
 using WarpProduct =
     std::conditional_t<std::is_same_v<T, float>, FloatProduct<kTiles>, TensorProduct<T, kTiles>>;
-
-// Adds `count` chunks of the product to the sums. operand.chunk(i) is where the lane finds its first vector
-// of the warp's i-th chunk; the operand's rows are operand.stride bytes apart.
-template <typename T, int kTiles, int kSlots, typename Operand>
-__device__ inline void multiply(float (&sums)[kTiles][kSums], WeightStream<kSlots>& weights, int count,
-                                Operand& operand, int lane) {
-  WarpProduct<T, kTiles> product(sums);
-  for (int first = 0; first < count; first += kSlots) {
-#pragma unroll
-    for (int slot = 0; slot < kSlots; ++slot) {
-      if (first + slot < count) {
-        const unsigned char* place = operand.chunk(first + slot);
-        product.load(weights.chunks[slot]);
-        weights.load(slot);
-        product.multiply(place, operand.stride);
-      }
-    }
-  }
-  product.finish(lane);
-}
 
 // Operand rows that lie in shared memory as a whole.
 template <typename Product>

@@ -114,6 +114,10 @@ class GreedyDecoder:
         """How often a CUDA graph was recorded so far; 0 on a CPU."""
         return getattr(self._runner, "captures", 0)
 
+    def window(self, batch: int) -> int:
+        """Frames judged at once in a batch of this size, by what decodes it."""
+        return self._runner.window(batch)
+
     def initial_state(self, batch: int) -> DecodeState:
         """The state of `batch` utterances that have not begun."""
         return self._start.select(torch.zeros(batch, dtype=torch.int64, device=self.device))

@@ -27,7 +27,7 @@ def loop_workspace(predictor: PredictorWeights, columns: int, batch: int, window
     partials = batch * window * (1 + splits) + PARTIALS_PER_MULTIPROCESSOR * multiprocessors
     sizes = (batch, PARTIAL_WORDS * partials)
     workspace = [first.new_zeros(size, dtype=torch.int32) for size in sizes]
-    if predictor.kind == "lstm" and first.dtype != torch.float32:
+    if predictor.kind in ("lstm", "gru") and first.dtype != torch.float32:
         gates = first.new_zeros(len(predictor.weights[1]), batch, first.shape[1], 4, dtype=torch.float32)
         workspace += [predictor.gate_table, gates]
     return workspace
@@ -39,7 +39,7 @@ class LoopBuffers:
     Memory, with C = T * max_symbols: B * T * J elements of the weights' dtype for the encoder, 16 * B * C
     bytes for the results, 2 * L * B * H elements for the state of an LSTM or a GRU, 4 * L * B * H bytes for
     an LSTM's cells, B * J elements for the predictor's output, and on a GPU 20 * (B * W * (1 + (V + N) / 128)
-    + 192 * multiprocessors) bytes of scratch; for an LSTM of 16-bit elements 16 * L * B * H more.
+    + 192 * multiprocessors) bytes of scratch; for an LSTM or a GRU of 16-bit elements 16 * L * B * H more.
     """
 
     def __init__(

@@ -63,6 +63,9 @@ class CpuRunner:
     def __init__(self, predictor: PredictorWeights, joint: JointWeights, rules: GreedyRules) -> None:
         self._parts = (predictor, joint, rules)
 
+    def window(self, batch: int) -> int:
+        return self._parts[2].window
+
     def __call__(
         self, encoder_output: Tensor, lengths: Tensor, state: DecodeState, copy: bool = True
     ) -> DecodeResult:
@@ -95,6 +98,9 @@ class GraphRunner:
     @property
     def path(self) -> str:
         return "cuda graph" if self._graph_works else "cuda host loop"
+
+    def window(self, batch: int) -> int:
+        return self._parts[2].window
 
     def __call__(
         self, encoder_output: Tensor, lengths: Tensor, state: DecodeState, copy: bool
@@ -193,6 +199,9 @@ class CudaRunner:
     @property
     def captures(self) -> int:
         return self._graph.captures
+
+    def window(self, batch: int) -> int:
+        return self._runner(batch).window(batch)
 
     def _runner(self, batch: int) -> ResidentRunner | GraphRunner:
         resident, graph_from = self._resident, self._graph_from

@@ -41,21 +41,34 @@ class PredictorWeights:
 
     @cached_property
     def gate_table(self) -> Tensor:
-        """[V, H, 4] float32: what every label adds to the gates i, f, g, o of layer 0, with the biases.
+        """[V, H, 4] float32: what every label adds to the sums of layer 0's units, with the biases.
 
-        Empty for a stateless predictor. Computed in float64, which no setting of TF32 touches.
+        LSTM: the gates i, f, g, o. GRU: the gates r, z and the two halves of n, of which the second, over the
+        hidden state, has a bias alone. Empty for a stateless predictor. Computed in float64, which no setting
+        of TF32 touches.
         """
         first = self.weights[0]
-        if self.kind != "lstm":
+        if self.kind not in ("lstm", "gru"):
             return first.new_zeros(0, first.shape[2], 4, dtype=torch.float32)
-        _, weight, bias, *_ = self.weights
         vocab_size, width = first.shape
-        input_weight = weight[0, :, :width].double().t()
+        input_weight, bias = self._input_sums()
         table = first.new_empty(vocab_size, width, 4, dtype=torch.float32)
         for part, labels in zip(table.split(TABLE_PART), first.split(TABLE_PART), strict=True):
-            gates = labels.double() @ input_weight + bias[0].double()
-            part.copy_(gates.view(len(labels), 4, width).transpose(1, 2))
+            sums = labels.double() @ input_weight.t() + bias
+            part.copy_(sums.view(len(labels), 4, width).transpose(1, 2))
         return table
+
+    def _input_sums(self) -> tuple[Tensor, Tensor]:
+        """The weights [4H, H] over the input and the biases [4H] of the sums of layer 0, in float64."""
+        first, weight, bias = self.weights[0], self.weights[1][0].double(), self.weights[2][0].double()
+        width = first.shape[1]
+        if self.kind == "lstm":
+            return weight[:, :width], bias
+        gates, halves = bias.split((2 * width, width), dim=1)
+        return (
+            torch.cat([weight[0], weight.new_zeros(width, width)]),
+            torch.cat([gates.sum(dim=0), halves.flatten()]),
+        )
 
 
 def pack_predictor(predictor: Predictor) -> PredictorWeights:

@@ -54,7 +54,8 @@ def test_a_reader_that_leaves_early_is_no_error(start, on_folder, wav):
 def test_control_c_ends_with_one_line(start, on_folder, wav):
     for index in range(200):
         wav(f"{index}.wav", 2.0, index)
-    process = start(*on_folder)
+    # Whoever runs the tests may ignore the signal, as nohup does: a child would inherit that.
+    process = start(*on_folder, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert process.stdout.readline()
     process.send_signal(signal.SIGINT)
     began = time.monotonic()

@@ -19,6 +19,7 @@ from op_cases import (
     rows_off_the_float64_path,
 )
 
+from rnnt_fastdecode import ops
 from rnnt_fastdecode.reference.decode import greedy_decode
 from rnnt_fastdecode.reference.planted import plant
 
@@ -292,6 +293,38 @@ def test_half_types_follow_the_float64_reference_up_to_near_ties(kind, durations
         if near_ties:
             print(f"\n{dtype}: {near_ties} of 16 rows leave the float64 path at a near tie")
     assert near_ties <= 4
+
+
+# Tiles for few, more and many rows.
+@pytest.mark.gpu
+@pytest.mark.parametrize("batch", [5, 150, 300])
+@pytest.mark.parametrize(("hidden", "joint_width"), [(72, 40), (640, 640)])
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_half_rounds_take_the_steps_of_the_predictor_op(kind, dtype, layers, hidden, joint_width, batch):
+    """What is prepared ahead of the labels adds up to the same step."""
+    transducer = random_transducer(
+        kind, 33, joint_width, hidden, layers, blank_bias=1.0, scale=joint_width**-0.5, seed=layers
+    )
+    lengths = integers(0, 9, (batch,), 1)
+    loop = Loop(
+        transducer, normal(batch, 8, joint_width, seed=2), lengths, capacity=80, dtype=dtype, device="cuda"
+    )
+    tolerance = 4 * torch.finfo(dtype).eps
+    steps = 0
+    for _ in range(5):
+        state, output = [s.clone() for s in loop.state], loop.output.clone()
+        counts = loop.counts.clone()
+        loop.rounds(1)
+        new = loop.counts > counts
+        last = loop.tokens.gather(1, (loop.counts - 1).clamp(min=0).long()[:, None])[:, 0]
+        ops.predictor_step_(kind, loop.weights, torch.where(new, last, -1), state, output)
+        for got, want in zip(loop.state[:-1], state[:-1], strict=True):
+            torch.testing.assert_close(got, want, rtol=0, atol=tolerance)
+        torch.testing.assert_close(loop.output, output, rtol=0, atol=tolerance * float(output.abs().max()))
+        steps += int(new.sum())
+    assert steps > batch
 
 
 def test_threads_may_decode_at_the_same_time():

@@ -71,6 +71,18 @@ def test_wide_recurrent_networks_equal_the_reference(kind, dtype, device):
     check_recurrent(kind, *recurrent_case(kind, 2, 30, 2048, 1, 2048, dtype, device=device))
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_tensors_of_recurrent_networks_may_begin_anywhere(kind, dtype, device):
+    for moved in range(7):
+        weights, state, labels, output = recurrent_case(kind, 9, 5, 64, 2, 40, dtype, device=device)
+        tensors = [*weights, *state]
+        tensor = tensors[moved]
+        tensors[moved] = torch.cat([tensor.new_zeros(1), tensor.flatten()])[1:].view(tensor.shape)
+        check_recurrent(kind, tensors[:5], tensors[5:], labels, output)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(RECURRENT),

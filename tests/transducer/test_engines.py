@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rnnt_fastdecode import ArgumentError, GreedyDecoder
-from rnnt_fastdecode.reference.ops import lstm_step
+from rnnt_fastdecode.reference.ops import gru_step, lstm_step
 from rnnt_fastdecode.transducer.resident import MOST_ROWS, ResidentRunner, best_window, ops
 from rnnt_fastdecode.transducer.rules import GreedyRules
 from rnnt_fastdecode.transducer.weights import pack_joint, pack_predictor
@@ -54,6 +54,11 @@ def test_a_result_says_what_decoded_it(plant):
     assert result.path == "cpu" and pickle.loads(pickle.dumps(result)).path == "cpu"
 
 
+def test_a_decoder_knows_the_window_of_a_batch(plant):
+    assert make(plant(), torch.float32, device="cpu").window(5) == 1
+    assert make(plant(), torch.float32, device="cpu", window=3).window(5) == 3
+
+
 def test_a_cpu_has_no_engines(plant):
     with pytest.raises(ArgumentError, match="engine must be None"):
         make(plant(), torch.float32, device="cpu", engine="graph")
@@ -77,18 +82,33 @@ def test_the_widest_window_that_finds_room_is_taken(plant, monkeypatch, asked, r
     assert runner.fits(1) == (got > 0)
 
 
-def test_the_gate_table_is_the_first_layer_of_a_step_without_history(plant):
-    """With a zero state, the gates are the table's alone: the reference's hidden value follows from them."""
-    network, predictor, _ = plant(vocab_size=33, joint_width=32, num_layers=2)
+def first_step_of_an_lstm(network, label, sums):
+    """Hidden value and cell of layer 0 after one label, by the reference and out of the unit's sums."""
+    zero = torch.zeros(2, 32)
+    _, (hidden, cell) = lstm_step(network.transducer.predictor_weights, label, (zero, zero))
+    gate_i, _, gate_g, gate_o = sums
+    new_cell = gate_i.sigmoid() * gate_g.tanh()
+    return (hidden[0], cell[0]), (gate_o.sigmoid() * new_cell.tanh(), new_cell)
+
+
+def first_step_of_a_gru(network, label, sums):
+    _, hidden = gru_step(network.transducer.predictor_weights, label, torch.zeros(2, 32))
+    gate_r, gate_z, from_input, from_hidden = sums
+    new = (from_input + gate_r.sigmoid() * from_hidden).tanh()
+    return (hidden[0],), ((1 - gate_z.sigmoid()) * new,)
+
+
+@pytest.mark.parametrize(
+    ("kind", "first_step"), [("lstm", first_step_of_an_lstm), ("gru", first_step_of_a_gru)]
+)
+def test_the_gate_table_is_the_first_layer_of_a_step_without_history(plant, kind, first_step):
+    """With a zero state, the sums are the table's alone: the reference's new state follows from them."""
+    network, predictor, _ = plant(vocab_size=33, joint_width=32, num_layers=2, predictor_kind=kind)
     table = pack_predictor(predictor).gate_table
     assert table.shape == (33, 32, 4) and table.dtype == torch.float32
-    zero = torch.zeros(2, 32)
     for label in (0, 5, 32):
-        _, (hidden, cell) = lstm_step(network.transducer.predictor_weights, label, (zero, zero))
-        gate_i, _, gate_g, gate_o = table[label].T
-        new_cell = gate_i.sigmoid() * gate_g.tanh()
-        torch.testing.assert_close(cell[0], new_cell)
-        torch.testing.assert_close(hidden[0], gate_o.sigmoid() * new_cell.tanh())
+        want, got = first_step(network, label, table[label].T)
+        torch.testing.assert_close(got, want)
 
 
 def test_a_stateless_predictor_needs_no_gate_table(plant):
@@ -107,6 +127,17 @@ class TestOnGpu:
         with pytest.raises(ArgumentError, match="resident"):
             make(parts, torch.bfloat16, engine="resident")
         assert make(parts, torch.bfloat16).path == "cuda graph"
+
+    @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+    @pytest.mark.parametrize("kind, layers", [("gru", 1), ("gru", 4), ("lstm", 3), ("lstm", 4)])
+    def test_what_the_resident_kernel_does_not_know_is_decoded_by_a_graph(self, plant, kind, layers, dtype):
+        parts = plant(num_layers=layers, predictor_kind=kind)
+        with pytest.raises(ArgumentError, match="resident"):
+            make(parts, dtype, engine="resident")
+        decoder = make(parts, dtype)
+        assert decoder.path == "cuda graph"
+        encoder, lengths = ragged(parts[0], 2, 9)
+        assert decoder(encoder.cuda(), lengths).path == "cuda graph"
 
     def test_a_window_that_does_not_fit_is_decoded_by_a_graph(self, plant):
         parts = plant()
@@ -127,6 +158,8 @@ class TestOnGpu:
             encoder, lengths = ragged(parts[0], rows, 9)
             assert decoder(encoder.cuda(), lengths).path == decoder.path == f"cuda {path}"
         assert decoder.captures == 1
+        assert decoder.window(most) == best_window(most, torch.bfloat16)
+        assert make(parts, torch.bfloat16, window=3).window(most + 1) == 3
 
     @pytest.mark.parametrize("durations", [(), TDT])
     @pytest.mark.parametrize("dtype", HALVES)
@@ -160,11 +193,22 @@ class TestOnGpu:
                 assert ours.log_probs == pytest.approx(theirs.log_probs, abs=0.02)
 
     @pytest.mark.parametrize("dtype", HALVES)
-    @pytest.mark.parametrize("layers, vocab_size, width", [(1, 129, 320), (3, 77, 200), (2, 1025, 640)])
+    @pytest.mark.parametrize(
+        "kind, layers, vocab_size, width",
+        [
+            ("lstm", 1, 129, 320),
+            ("lstm", 3, 77, 200),
+            ("lstm", 2, 1025, 640),
+            ("gru", 1, 129, 320),
+            ("gru", 3, 77, 264),
+            ("gru", 2, 1025, 640),
+            ("gru", 4, 33, 320),
+        ],
+    )
     def test_a_graph_decodes_any_number_of_rows_as_the_cpu_does(
-        self, plant, layers, vocab_size, width, dtype
+        self, plant, kind, layers, vocab_size, width, dtype
     ):
-        parts = plant(vocab_size=vocab_size, joint_width=width, num_layers=layers)
+        parts = plant(vocab_size=vocab_size, joint_width=width, num_layers=layers, predictor_kind=kind)
         encoder, lengths = ragged(parts[0], 700, 30)
         encoder = encoder.to(dtype)
         want = lists(make(parts, torch.float32, device="cpu")(encoder.float(), lengths))

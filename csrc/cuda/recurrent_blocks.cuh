@@ -1,46 +1,44 @@
-// A block's share of an LSTM prediction network whose rounds are prepared ahead, for many rows of 16-bit
-// elements. The recurrent halves of all layers' gates depend on the state alone: they are computed beside the
-// joint, for every row that has a frame, before it is known which of them get a label. What a label adds to
-// the first layer's gates is in a table. So the steps between a label and the next joint are the first
-// layer's cells, the input half of every other layer, and the projection.
+// A block's share of an LSTM or GRU prediction network whose rounds are prepared ahead, for many rows of
+// 16-bit elements. The recurrent halves of all layers' sums depend on the state alone: they are computed
+// beside the joint, for every row that has a frame, before it is known which of them get a label. What a
+// label adds to the first layer's sums is in a table. So the steps between a label and the next joint are the
+// first layer's units, the input half of every other layer, and the projection.
 #pragma once
 
 #include "block_product.cuh"
 #include "joint_argmax.cuh"
-#include "predictor_step.cuh"
+#include "recurrent_cell.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
 struct AheadProblem {
-  RecurrentProblem lstm;  // next_hidden is not used: who writes `hidden` runs after all who read it
-  const float4* table;    // [V, H] gates i, f, g, o of the first layer, with biases
-  float4* gates;          // [L, B, H] scratch: recurrent halves, from the second layer on with biases
+  RecurrentProblem predictor;  // next_hidden is not used: who writes `hidden` runs after all who read it
+  const float4* table;         // [V, H] the four sums of the first layer's units over the input, with biases
+  float4* gates;               // [L, B, H] scratch: recurrent halves, from the second layer on with biases
 };
 
-// The new state of a unit out of the sums of its gates.
-template <typename T>
-__device__ inline void update_unit(const RecurrentProblem& p, int64_t place, float i, float f, float g,
-                                   float o) {
-  float cell = p.cell[place];
-  const float hidden = quick_lstm(cell, i, f, g, o);
-  p.cell[place] = cell;
-  static_cast<T*>(p.hidden)[place] = from_float<T>(hidden);
+// The new state of a unit out of its sums: those that are ready and those of the input.
+template <typename T, typename Cell>
+__device__ inline void update_unit(const RecurrentProblem& p, int64_t place, const float4& ready,
+                                   const float4& input) {
+  const float sums[kCellSums] = {ready.x + input.x, ready.y + input.y, ready.z + input.z, ready.w + input.w};
+  const float state = Cell::template state<T>(p, place);
+  static_cast<T*>(p.hidden)[place] = from_float<T>(Cell::template update<T>(p, place, state, sums));
 }
 
 // The first layer's step of a row, by a whole block.
-template <typename T>
+template <typename T, typename Cell>
 struct FirstLayer {
   static constexpr int kWarps = 8;
 
   AheadProblem ahead;
 
   __device__ void operator()(int row, int label) const {
-    const RecurrentProblem& p = ahead.lstm;
+    const RecurrentProblem& p = ahead.predictor;
     for (int unit = threadIdx.x; unit < p.hidden_width; unit += blockDim.x) {
-      const float4 a = ahead.gates[static_cast<int64_t>(row) * p.hidden_width + unit];
-      const float4 b = __ldg(ahead.table + static_cast<int64_t>(label) * p.hidden_width + unit);
-      update_unit<T>(p, static_cast<int64_t>(row) * p.hidden_width + unit, a.x + b.x, a.y + b.y, a.z + b.z,
-                     a.w + b.w);
+      const int64_t place = static_cast<int64_t>(row) * p.hidden_width + unit;
+      update_unit<T, Cell>(p, place, ahead.gates[place],
+                           __ldg(ahead.table + static_cast<int64_t>(label) * p.hidden_width + unit));
     }
   }
 };
@@ -97,7 +95,7 @@ struct BatchRows {
   }
 };
 
-// The four gates of kUnits units of a layer: a warp's octets are the gates of eight units.
+// The four sums of kUnits units of a layer: a warp's octets are those of eight units.
 template <typename T, typename Product>
 class GateBlock {
  public:
@@ -106,9 +104,11 @@ class GateBlock {
   // The recurrent halves of rows that have a frame.
   __device__ static void run_recurrent(const AheadProblem& ahead, const JointProblem& joint,
                                        unsigned char* shared, int row_tile, int layer, int unit_tile) {
-    const RecurrentProblem& p = ahead.lstm;
+    const RecurrentProblem& p = ahead.predictor;
     __shared__ BatchRows<T, Product> rows;
-    Product product(shared, weight_rows(p, layer, unit_tile, true), p.hidden_width / kVector<T>);
+    const WeightRows weights =
+        with_cell(p, [&](auto cell) { return weight_rows<decltype(cell)>(p, layer, unit_tile, true); });
+    Product product(shared, weights, p.hidden_width / kVector<T>);
     ptx::wait_for_kernel_before();
     ptx::let_next_kernel_start();
     const int count = rows.find(
@@ -120,9 +120,14 @@ class GateBlock {
     if (unit >= p.hidden_width) {
       return;
     }
-    float bias[kOctets] = {};
+    float bias[kCellSums] = {};
     if (layer > 0) {
-      load_bias(bias, p, layer, unit);
+      with_cell(p, [&](auto cell) {
+#pragma unroll
+        for (int sum = 0; sum < kCellSums; ++sum) {
+          bias[sum] = decltype(cell)::bias(p, layer, sum, unit);
+        }
+      });
     }
     rows.for_own_rows(count, [&](int row, int tile, int j) {
       const auto& s = sums[tile];
@@ -132,11 +137,12 @@ class GateBlock {
   }
 
   // The step of a layer after the first, of rows that have a label.
+  template <typename Cell>
   __device__ static void run_layer(const AheadProblem& ahead, unsigned char* shared, int row_tile, int layer,
                                    int unit_tile) {
-    const RecurrentProblem& p = ahead.lstm;
+    const RecurrentProblem& p = ahead.predictor;
     __shared__ BatchRows<T, Product> rows;
-    Product product(shared, weight_rows(p, layer, unit_tile, false), p.hidden_width / kVector<T>);
+    Product product(shared, weight_rows<Cell>(p, layer, unit_tile, false), p.hidden_width / kVector<T>);
     ptx::wait_for_kernel_before();
     ptx::let_next_kernel_start();
     const int count = rows.find(p.batch, row_tile, [&](int row) { return p.labels[row] >= 0; });
@@ -149,9 +155,8 @@ class GateBlock {
     }
     rows.for_own_rows(count, [&](int row, int tile, int j) {
       const int64_t place = start + static_cast<int64_t>(row) * p.hidden_width + unit;
-      const float4 ready = ahead.gates[place];
       const auto& s = sums[tile];
-      update_unit<T>(p, place, s[j] + ready.x, s[2 + j] + ready.y, s[4 + j] + ready.z, s[6 + j] + ready.w);
+      update_unit<T, Cell>(p, place, ahead.gates[place], {s[j], s[2 + j], s[4 + j], s[6 + j]});
     });
   }
 
@@ -160,22 +165,20 @@ class GateBlock {
     return unit_tile * kUnits + Product::column_group() * kOctet + static_cast<int>(threadIdx.x) % kWarp / 4;
   }
 
-  __device__ static void load_bias(float (&bias)[kOctets], const RecurrentProblem& p, int layer, int unit) {
-#pragma unroll
-    for (int gate = 0; gate < kOctets; ++gate) {
-      bias[gate] = p.bias[(static_cast<int64_t>(layer) * kOctets + gate) * p.hidden_width + unit];
-    }
-  }
-
   // The weights of the block's units: the recurrent half or that of the input.
+  template <typename Cell>
   __device__ static WeightRows weight_rows(const RecurrentProblem& p, int layer, int unit_tile,
                                            bool recurrent) {
     const int vectors = p.hidden_width / kVector<T>;
-    const int64_t gate = static_cast<int64_t>(layer) * kOctets + Product::own_row() / kOctet;
+    const CellRows rows = Cell::rows(p.hidden_width);
+    const int sum = Product::own_row() / kOctet;
     const int first = unit_tile * kUnits + Product::own_row() % kOctet;
-    const int64_t row = gate * p.hidden_width + min(first, p.hidden_width - 1);
-    return {static_cast<const uint4*>(p.weight) + (2 * row + (recurrent ? 1 : 0)) * vectors,
-            static_cast<int64_t>(kOctet) * 2 * vectors, ceil_div(p.hidden_width - first, kOctet)};
+    const int64_t row = static_cast<int64_t>(layer) * rows.layer + Cell::gate(sum) * rows.gate +
+                        min(first, p.hidden_width - 1) * rows.unit + (recurrent ? rows.side : 0);
+    const bool has_weights = recurrent ? Cell::Hidden::has(sum) : Cell::Input::has(sum);
+    return {static_cast<const uint4*>(p.weight) + row * vectors,
+            static_cast<int64_t>(kOctet) * rows.unit * vectors,
+            has_weights ? ceil_div(p.hidden_width - first, kOctet) : 0};
   }
 };
 
