@@ -121,8 +121,8 @@ __device__ __forceinline__ void work_aside(const Context& context, Findings& fin
     if (everyone) store_decisions(decider, findings, round);
     loader.stage_first(staged_end);
     if (everyone && threadIdx.x / kWarp == kCrewThreads / kWarp - 1) decider.await_all_progress(round);
-    ahead.renew(0, round);
     loader.finish();
+    ahead.renew(0, round);
     ahead.renew(1, round);
     tell_sums(round + 1);
   }

@@ -56,7 +56,6 @@ struct JointStage {
   static constexpr int kDepths = joint_depths(Tiles);
   static constexpr int kTiles = Tiles * kDepths / kWarps;
   static constexpr int kChunks = kResidentWidth / kChunk / kDepths;
-  static constexpr bool kManyRows = Tiles > 4;
   // Small products take what is there before the predictor's outputs arrive, and have two chains of sums.
   static constexpr bool kEarlyWeights = Tiles <= 2;
   static constexpr bool kEarlyFrames = Tiles == 1;
@@ -116,16 +115,11 @@ struct JointStage {
       pred[k] = wanted ? empty_message() : uint4{0, 0, 0, 0};
     }
     int polls = 0;
-    // Where there are many, the first alone until it is there, as in operands.cuh.
-    while (kManyRows && __any_sync(kFullMask, pred[0].x == kEmpty)) {
-      if (polls++ == kPatience) __trap();
-      read_if_empty(pred[0], messages);
-    }
     unsigned missing;
     do {
       if (polls++ == kPatience) __trap();
 #pragma unroll
-      for (int k = kManyRows ? 1 : 0; k < kChunks; ++k) read_if_empty(pred[k], messages + k * stride);
+      for (int k = 0; k < kChunks; ++k) read_if_empty(pred[k], messages + k * stride);
       missing = 0;
 #pragma unroll
       for (int k = 0; k < kChunks; ++k) missing |= pred[k].x == kEmpty;

@@ -88,15 +88,10 @@ struct Operand {
     return __any_sync(kFullMask, missing != 0);
   }
 
-  // Where there are many, the first alone is asked for until it is there: others wait for messages too, and
-  // all that ask are served in turn. Whoever has time asks seldom.
+  // Whoever has time asks seldom.
   template <bool kHasTime = false>
   __device__ __forceinline__ void await() {
     int polls = 0;
-    while (Tiles > 1 && __any_sync(kFullMask, x[0][0].x == kEmpty)) {
-      if (polls++ == kPatience) __trap();
-      read_if_empty(x[0][0], place);
-    }
     while (is_missing()) {
       if (polls++ == kPatience) __trap();
       if (kHasTime) __nanosleep(200);
