@@ -77,14 +77,7 @@ __device__ __forceinline__ void await_sums(int round) {
   }
 }
 
-// As crews that decide.
-struct MainCrew {
-  static constexpr int kWarps = cuda::kWarps;
-  __device__ static int thread() { return threadIdx.x; }
-  __device__ static void meet() { meet_main(); }
-  __device__ static bool any(bool value) { return any_of_main(value); }
-};
-
+// As a crew that decides.
 struct SideCrew {
   static constexpr int kWarps = kSideWarps;
   __device__ static int thread() { return threadIdx.x - kThreads; }

@@ -1,6 +1,5 @@
-// Decisions: merge what every column block found in a row's window, follow the blanks to the first label. A
-// few blocks decide and tell everybody, or, with few rows, every block decides for itself. One block stores a
-// row's labels, when nobody waits.
+// The blocks that walk rows: merge what every column block found in a row's window, follow the blanks to the
+// first label, tell everybody, then store the label.
 #pragma once
 
 #include "context.cuh"
@@ -12,8 +11,8 @@ struct FrameResult {
   int duration;
 };
 
+// What follows from a row's window.
 struct Decision {
-  int round;
   int label = -1;
   int frame = 0;
   int duration = 0;
@@ -50,18 +49,15 @@ struct Decider {
     }
   }
 
-  // A row and a frame of its window.
-  struct Place {
-    int row;
-    int frame;
-    bool wanted;
-  };
-
-  // The best of the partial results of two places, by one warp; many are on their way at once.
-  __device__ void merge(int round, const Place (&places)[2], FrameResult (&out)[2]) const {
+  // The best of the partial results of frames first_frame and first_frame + Crew::kWarps of a window of
+  // `frames`, by one warp; many are on their way at once.
+  __device__ void merge(int round, int row, int first_frame, int frames, FrameResult (&out)[2]) const {
     constexpr int kAtOnce = 3;
     const unsigned tag = static_cast<unsigned>(round + 1);
     const bool durations = plan.duration_blocks > 0;
+    const int places[2] = {c.frame_index(round, row, first_frame),
+                           c.frame_index(round, row, first_frame + Crew::kWarps)};
+    const bool wanted[2] = {true, first_frame + Crew::kWarps < frames};
     // What is not wanted is there already, and lower than all.
     const auto nothing = [&](bool wanted) { return uint4{0, INT32_MAX, 0, wanted ? 0 : tag}; };
     unsigned best[2] = {0, 0};
@@ -69,7 +65,7 @@ struct Decider {
     uint4 duration[2];
 #pragma unroll
     for (int f = 0; f < 2; ++f) {
-      duration[f] = nothing(places[f].wanted && c.lane < plan.duration_blocks);
+      duration[f] = nothing(wanted[f] && c.lane < plan.duration_blocks);
     }
     for (int first = c.lane; first < plan.column_blocks + c.lane; first += kAtOnce * kWarp) {
       uint4 part[2][kAtOnce];
@@ -77,7 +73,7 @@ struct Decider {
       for (int f = 0; f < 2; ++f) {
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i) {
-          part[f][i] = nothing(places[f].wanted && first + i * kWarp < plan.column_blocks);
+          part[f][i] = nothing(wanted[f] && first + i * kWarp < plan.column_blocks);
         }
       }
       bool missing;
@@ -87,14 +83,10 @@ struct Decider {
         missing = false;
 #pragma unroll
         for (int f = 0; f < 2; ++f) {
-          const uint4* place = c.partial(c.frame_index(round, places[f].row, places[f].frame), first);
+          const uint4* column = c.partial(places[f], first);
 #pragma unroll
-          for (int i = 0; i < kAtOnce; ++i) read_if_untagged(part[f][i], place + i * kWarp, tag);
-          if (durations) {
-            read_if_untagged(duration[f],
-                             c.duration_partial(c.frame_index(round, places[f].row, places[f].frame), c.lane),
-                             tag);
-          }
+          for (int i = 0; i < kAtOnce; ++i) read_if_untagged(part[f][i], column + i * kWarp, tag);
+          if (durations) read_if_untagged(duration[f], c.duration_partial(places[f], c.lane), tag);
         }
 #pragma unroll
         for (int f = 0; f < 2; ++f) {
@@ -115,7 +107,7 @@ struct Decider {
 #pragma unroll
     for (int f = 0; f < 2; ++f) {
       out[f] = {best_of(best[f], index[f]), 0};
-      if (durations && places[f].wanted) {
+      if (durations && wanted[f]) {
         out[f].duration = p.greedy.durations[best_of(duration[f].x, static_cast<int>(duration[f].y))];
       }
     }
@@ -167,10 +159,9 @@ struct Decider {
   }
 
   // What is known of a row before its window is judged.
-  __device__ Decision open(int round, int row) const {
+  __device__ Decision open(int row) const {
     const int start = c.rows.times[row], length = c.rows.lengths[row];
-    return {.round = round,
-            .start = start,
+    return {.start = start,
             .frames = min(p.greedy.joint.window, length - start),
             .length = length,
             .count = c.rows.counts[row],
@@ -221,14 +212,13 @@ struct Decider {
 
   __device__ void decide_row(int round, int row) const {
     uint4* place = c.decision(round, Crew::thread(), row);
-    Decision own = open(round, row);
+    Decision own = open(row);
     // While partial results are on their way.
     if (warp == Crew::kWarps - 1) await_all_progress(round - 1);
     for (int first = warp; first < own.frames; first += 2 * Crew::kWarps) {
       const int second = first + Crew::kWarps;
-      const Place pair[2] = {{row, first, true}, {row, second, second < own.frames}};
       FrameResult found[2];
-      merge(round, pair, found);
+      merge(round, row, first, own.frames, found);
       if (c.lane == 0) results[first] = found[0];
       if (c.lane == 0 && second < own.frames) results[second] = found[1];
     }
@@ -242,59 +232,15 @@ struct Decider {
       place += 2 * kThreads * c.batch;
     }
     Crew::meet();
-    if (warp == 0) {
-      if (c.lane == 0) keep(row, own);
-      store(row, own);
-    }
+    if (warp == 0) store(round, row, own);
   }
 
-  // For itself a block merges and follows all rows; whether one of them goes on.
-  __device__ bool decide_all(int round, Decision* decisions) const {
-    const int window = p.greedy.joint.window, places = c.batch * window;
-    const auto place_at = [&](int i) {
-      static_assert(kDecidingRows == 2);
-      const int row = i < window ? 0 : 1, frame = i - row * window;
-      const bool wanted = i < places && !c.rows.done[row] && c.rows.times[row] + frame < c.rows.lengths[row];
-      return Place{row, frame, wanted};
-    };
-    for (int first = warp; first < places; first += 2 * Crew::kWarps) {
-      const int second = first + Crew::kWarps;
-      const Place pair[2] = {place_at(first), place_at(second)};
-      if (!pair[0].wanted && !pair[1].wanted) continue;
-      FrameResult found[2];
-      merge(round, pair, found);
-      if (c.lane == 0 && pair[0].wanted) results[first] = found[0];
-      if (c.lane == 0 && pair[1].wanted) results[second] = found[1];
-    }
-    const int row = warp;
-    const bool live = row < c.batch && !c.rows.done[row];
-    Decision own{.done = 1};
-    if (live) own = open(round, row);
-    Crew::meet();
-    if (live) {
-      walk(own, results + row * window);
-      if (c.lane == 0) {
-        c.rows.times[row] = own.state.time;
-        c.rows.done[row] = own.done;
-        c.rows.labelled[row] += own.label >= 0 ? 1 : 0;
-        keep(row, own);
-        decisions[row] = own;
-      }
-    }
-    if (row < c.batch && c.lane == 0) c.labels(round)[row] = own.label;
-    return Crew::any(!own.done);
-  }
-
-  // What a block knows of the rows that it decides.
-  __device__ void keep(int row, const Decision& own) const {
-    c.rows.symbols[row] = own.state.symbols;
-    c.rows.counts[row] = own.count + (own.label >= 0 ? 1 : 0);
-  }
-
-  // By one warp.
-  __device__ void store(int row, const Decision& own) const {
-    const float probability = own.label >= 0 ? log_prob(own.round, row, own.frame - own.start) : 0.0f;
+  __device__ void store(int round, int row, const Decision& own) const {
+    const float probability = own.label >= 0 ? log_prob(round, row, own.frame - own.start) : 0.0f;
     if (c.lane != 0) return;
+    const int count = own.count + (own.label >= 0 ? 1 : 0);
+    c.rows.symbols[row] = own.state.symbols;
+    c.rows.counts[row] = count;
     if (own.label >= 0) {
       const int64_t index = static_cast<int64_t>(row) * p.greedy.capacity + own.count;
       p.greedy.tokens[index] = own.label;
@@ -305,7 +251,7 @@ struct Decider {
     if (own.done) {
       p.greedy.times[row] = own.state.time;
       p.greedy.symbols[row] = own.state.symbols;
-      p.greedy.counts[row] = own.count + (own.label >= 0 ? 1 : 0);
+      p.greedy.counts[row] = count;
     }
   }
 };

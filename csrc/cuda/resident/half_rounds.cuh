@@ -43,22 +43,12 @@ __device__ __forceinline__ void share_registers(bool main) {
 #endif
 }
 
-// What the blocks decide with, in shared memory.
-struct Findings {
-  FrameResult results[kResidentWindow];
-  Decision decisions[kDecidingRows];  // of this round, where everyone decides
-};
-
-template <typename Stages>
-__device__ __forceinline__ bool gather_main(const Context& c, Findings& findings, int round) {
-  if (Stages::kFewRows && c.plan.everyone_decides) {
-    return Decider<MainCrew>{.c = c, .results = findings.results}.decide_all(round, findings.decisions);
-  }
+__device__ __forceinline__ bool gather_main(const Context& c, int round) {
   return any_of_main(threadIdx.x < c.batch && !read_decision(c, round, threadIdx.x));
 }
 
 template <typename Stages>
-__device__ __forceinline__ void work_main(const Context& c, Findings& findings, bool live) {
+__device__ __forceinline__ void work_main(const Context& c, bool live) {
   typename Stages::Held held;
   typename Stages::Step{c, held}.load();
   typename Stages::Joint{c}.load();
@@ -70,7 +60,7 @@ __device__ __forceinline__ void work_main(const Context& c, Findings& findings, 
     tell<Meeting::kJudged>();
     typename Stages::Step step{fresh, held};
     uint4* const first_message = step.first_message(round);
-    live = gather_main<Stages>(fresh, findings, round);
+    live = gather_main(fresh, round);
     tell<Meeting::kGathered>();
     step.step(round, first_message);
   }
@@ -88,17 +78,8 @@ __device__ __forceinline__ void prepare_aside(const Context& c) {
   for (int layer = 0; layer < kResidentLayers; ++layer) ahead.load(layer);
 }
 
-// Of the rows that are this block's to store.
-__device__ __forceinline__ void store_decisions(const Decider<SideCrew>& decider, const Findings& findings,
-                                                int round) {
-  const int row = decider.plan.blocks - 1 - decider.c.block;
-  if (row >= decider.c.batch || decider.warp > 0 || findings.decisions[row].round != round) return;
-  decider.store(row, findings.decisions[row]);
-}
-
 template <typename Stages>
-__device__ __forceinline__ void work_aside(const Context& context, Findings& findings, bool live) {
-  const bool everyone = Stages::kFewRows && context.plan.everyone_decides;
+__device__ __forceinline__ void work_aside(const Context& context, FrameResult* results, bool live) {
   int staged_end = 0, labels = 0;
   prepare_aside<Stages>(context);
   cooperative_groups::this_grid().sync();
@@ -109,18 +90,16 @@ __device__ __forceinline__ void work_aside(const Context& context, Findings& fin
     const Context c = context.anew();
     typename Stages::Ahead ahead{c};
     const typename Stages::Loader loader{c};
-    const Decider<SideCrew> decider{.c = c, .results = findings.results};
+    const Decider<SideCrew> decider{.c = c, .results = results};
     loader.stage_others(staged_end);
-    if (!everyone) decider.decide(round);
+    decider.decide(round);
     await<Meeting::kJudged>();
     ahead.empty_old(round, labels);
     meet_side();
     if (c.thread == kThreads) publish_progress(c.progress(c.block), round);
     await<Meeting::kGathered>();
     live = __any_sync(kFullMask, c.lane < c.batch && !c.rows.done[c.lane]);
-    if (everyone) store_decisions(decider, findings, round);
     loader.stage_first(staged_end);
-    if (everyone && threadIdx.x / kWarp == kCrewThreads / kWarp - 1) decider.await_all_progress(round);
     loader.finish();
     ahead.renew(0, round);
     ahead.renew(1, round);
@@ -133,22 +112,21 @@ template <typename Stages>
 __global__ void __launch_bounds__(kCrewThreads, 1) crew_kernel(const __grid_constant__ ResidentProblem p) {
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ int numbers[Rows::kNumbers * kResidentRows];
-  __shared__ Findings findings;
-  static_assert(sizeof(numbers) + sizeof(findings) <= kResidentStaticBytes);
+  __shared__ FrameResult results[kResidentWindow];
+  static_assert(sizeof(numbers) + sizeof(results) <= kResidentStaticBytes);
 
   const int slot = opaque(blockIdx.x / p.plan.column_blocks);
   const Context context{
       p, p.plan, shared, Rows::in(numbers, kResidentRows), slot, static_cast<int>(threadIdx.x)};
   load_rows(context);
-  if (threadIdx.x < kDecidingRows) findings.decisions[threadIdx.x].round = -1;
   __syncthreads();
   const bool live = __any_sync(kFullMask, context.lane < context.batch && !context.rows.done[context.lane]);
   if (threadIdx.x < kThreads) {
     share_registers<Stages>(true);
-    work_main<Stages>(context, findings, live);
+    work_main<Stages>(context, live);
   } else {
     share_registers<Stages>(false);
-    work_aside<Stages>(context, findings, live);
+    work_aside<Stages>(context, results, live);
   }
 }
 

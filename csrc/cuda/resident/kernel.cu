@@ -9,7 +9,6 @@ struct HalfStages {
   // Of a thread, once the crews part.
   static constexpr int kMainRegisters = RowTiles == 1 ? 192 : 208;
   static constexpr int kSideRegisters = RowTiles == 1 ? 120 : 88;
-  static constexpr bool kFewRows = RowTiles == 1;
   using Held = cuda::Held<T>;
   using Step = Predictor<T, RowTiles>;
   using Joint = JointStage<T, FrameTiles, Columns>;

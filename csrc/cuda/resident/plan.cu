@@ -114,8 +114,6 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
   if (best < 0) {
     return false;
   }
-  out.everyone_decides =
-      rows <= kDecidingRows && rows * shape.window <= kResidentWindow && out.variant != HalfVariant::kWide;
   place_duration_blocks(shape, kTile, out);
   reserve_scratch(shape, rows, 2, out);
   *plan = out;

@@ -18,7 +18,6 @@ constexpr int kResidentStaticBytes = 2304;  // shared memory beside what the pla
 constexpr int kResidentHistory = 3;  // labels before the last one that a stateless predictor sees at most
 constexpr int kResidentWindow = 48;  // W at most
 constexpr int kGenerations = 4;      // of value messages
-constexpr int kDecidingRows = 2;     // rows at most where every block decides for itself
 
 // In fp32: the same, H and J, units of every layer and outputs of a block at most.
 constexpr int kFloatRows = 128;
@@ -91,7 +90,7 @@ constexpr int joint_sum_bytes(int tiles, int column_tiles) {
 // Who does what. Blocks 0 .. unit_blocks - 1 own 8 units of every layer, output_blocks blocks from
 // first_output_block on own 16 outputs of the projection. In the joint, block = slot * column_blocks +
 // column: it owns `column_tiles` tiles of 16 columns, for the groups of `group_rows` batch rows slot, slot +
-// slots, ... The last `deciders` blocks walk the rows, or store what all blocks know where everyone decides.
+// slots, ... The last `deciders` blocks walk the rows.
 // In fp32 a block has other numbers of units, outputs and columns, and groups are groups of live rows.
 struct ResidentPlan {
   HalfVariant variant;
@@ -99,7 +98,6 @@ struct ResidentPlan {
   int unit_blocks;
   int first_output_block;
   int output_blocks;
-  bool everyone_decides;
   int deciders;
   int column_blocks;
   int column_tiles;
