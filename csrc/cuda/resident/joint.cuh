@@ -48,9 +48,9 @@ struct Best {
   int duration = INT32_MAX;
 };
 
-// Tiles of 8 (row, frame) pairs in all, and tiles of 16 columns at a time. Half of the warps multiply half of
-// the pairs, where there are two tiles; the warps of a half share the depth. Then every warp adds up and
-// judges one pair of each tile.
+// Tiles of 8 (row, frame) pairs in all, and tiles of 16 columns at a time. The warps share the depth; where
+// there are many tiles, half of the warps have half of the pairs. Then every warp adds up and judges one pair
+// of each tile.
 template <typename T, int Tiles, int Columns>
 struct JointStage {
   static constexpr int kDepths = joint_depths(Tiles);
