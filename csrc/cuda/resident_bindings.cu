@@ -5,6 +5,7 @@
 
 #include "../decode_arguments.h"
 #include "../projection.h"
+#include "encoder_projection.cuh"
 #include "pack_labels.cuh"
 #include "resident/resident.cuh"
 #include "resident_bindings.h"
@@ -192,8 +193,9 @@ struct CallMemory {
   unsigned char* scratch;
 };
 
-void load(const DecodeSizes& sizes, const Tensor& lengths, const std::vector<Tensor>& state,
-          const std::vector<Tensor>& carried, const CallMemory& memory, cudaStream_t stream) {
+cuda::LoadProblem load_problem(const DecodeSizes& sizes, const Tensor& lengths,
+                               const std::vector<Tensor>& state, const std::vector<Tensor>& carried,
+                               const CallMemory& memory) {
   const int batch = static_cast<int>(sizes.joint.batch);
   const Tensor& time_jumps = state[carried.size()];
   cuda::LoadProblem problem{.state = {.part = {}, .count = static_cast<int>(carried.size()), .batch = batch},
@@ -210,7 +212,32 @@ void load(const DecodeSizes& sizes, const Tensor& lengths, const std::vector<Ten
   for (size_t i = 0; i < carried.size(); ++i) {
     problem.state.part[i] = state_part(state[i], carried[i], sizes.carried[i].batch_dim);
   }
-  check_cuda("greedy_decode", cuda::launch_load_rows(problem, stream));
+  return problem;
+}
+
+// Loads the rows and projects their frames: the result, [B * T, J].
+Tensor load_and_project(const CallContext& call, const cuda::LoadProblem& load, const Tensor& encoder_output,
+                        const Tensor& weight, const std::optional<Tensor>& bias, cudaStream_t stream) {
+  cuda::EncoderProjection projection{.frames = encoder_output.const_data_ptr(),
+                                     .weight = weight.const_data_ptr(),
+                                     .bias = bias ? bias->const_data_ptr() : nullptr,
+                                     .output = nullptr,
+                                     .rows = encoder_output.size(0) * encoder_output.size(1),
+                                     .width = static_cast<int>(weight.size(1)),
+                                     .output_width = static_cast<int>(weight.size(0))};
+  bool own = false;
+  dispatch(encoder_output.scalar_type(),
+           [&]<typename T>(T) { own = cuda::projection_supports<T>(projection); });
+  if (not own) {
+    check_cuda(call.op, cuda::launch_load_rows(load, stream));
+    return project_frames(kProducts, encoder_output, weight, bias);
+  }
+  Tensor output = new_tensor(encoder_output, {projection.rows, weight.size(0)}, encoder_output.scalar_type());
+  projection.output = output.mutable_data_ptr();
+  dispatch(encoder_output.scalar_type(), [&]<typename T>(T) {
+    check_cuda(call.op, cuda::launch_load_and_project<T>(load, projection, stream));
+  });
+  return output;
 }
 
 // Ends the new state with time_jumps and decoded_lengths.
@@ -271,9 +298,11 @@ std::tuple<Tensor, std::vector<Tensor>> greedy_decode(
   check(not runs or launches.scratch_bytes > 0, call.op,
         ": these weights do not fit the resident kernel; see greedy_resident_bytes.");
   const CallMemory memory(encoder_output, sizes.joint.batch, sizes.room, launches.scratch_bytes);
-  if (joint.batch > 0) load(sizes, lengths, state, new_state, memory, launch.stream);
+  const cuda::LoadProblem load = load_problem(sizes, lengths, state, new_state, memory);
+  if (joint.batch > 0 and not runs) check_cuda(call.op, cuda::launch_load_rows(load, launch.stream));
   if (runs) {
-    const Tensor encoder = project_frames(kProducts, encoder_output, encoder_weight, encoder_bias);
+    const Tensor encoder =
+        load_and_project(call, load, encoder_output, encoder_weight, encoder_bias, launch.stream);
     joint.encoder = encoder.const_data_ptr();
     joint.times = memory.times;
     joint.lengths = memory.row_lengths;

@@ -1,0 +1,168 @@
+// A block owns 8 * kTiles frames and 32 columns of the joint for each of its column groups: see
+// warp_product.cuh. The first blocks load rows instead.
+//
+// A decoder's call waits for this kernel with all of its memory cold: what counts is that every load is on
+// its way at once. Where frames are many, a library's matrix product is as good.
+
+#include <algorithm>
+#include <type_traits>
+
+#include "encoder_projection.cuh"
+#include "numeric.cuh"
+#include "row_copies.cuh"
+#include "shared_memory.cuh"
+#include "streamed_operand.cuh"
+#include "tile_plan.cuh"
+
+namespace rnnt_fastdecode::cuda {
+namespace {
+
+using namespace product;
+
+// As measured on an H200.
+template <typename T>
+constexpr int kMostFrames = std::is_same_v<T, float> ? 2400 : 2400;
+// Blocks that load the counters or one state tensor, at most.
+constexpr int kLoadBlocks = 16;
+
+// Blocks 0 .. load_blocks - 1 load rows; the others have `groups` column groups each, column_blocks for 8 *
+// kTiles frames.
+struct Shares {
+  int load_blocks;
+  int column_blocks;
+  int groups;
+};
+
+template <typename T, int kTiles>
+__device__ inline void project(const EncoderProjection& p, const Shares& shares, int block,
+                               unsigned char* ring) {
+  constexpr int kRows = kTiles * kOctet;
+  __shared__ SourceRow sources[kRows];
+  const int lane = threadIdx.x % kWarp;
+  const int vectors = p.width / kVector<T>;
+  const WarpShare share(shares.groups, threadIdx.x / kWarp);
+  const int group = block % shares.column_blocks * shares.groups + share.column_group;
+  const int first_column = group * kWarpColumns + lane / 4;
+  int columns[kOctets];
+#pragma unroll
+  for (int octet = 0; octet < kOctets; ++octet) {
+    columns[octet] = min(first_column + octet * kOctet, p.output_width - 1);
+  }
+  WeightStream<kAhead<T, kTiles>> weights;
+  weights.start(p.weight, columns, vectors, share, lane);
+
+  const int64_t first_row = static_cast<int64_t>(block / shares.column_blocks) * kRows;
+  const int count = static_cast<int>(min(static_cast<int64_t>(kRows), p.rows - first_row));
+  if (threadIdx.x < count) {
+    sources[threadIdx.x] = {static_cast<const uint4*>(p.frames) + (first_row + threadIdx.x) * vectors,
+                            nullptr};
+  }
+  __syncthreads();
+  float sums[kTiles][kSums] = {};
+  StreamedOperand<T, kTiles> operand(ring, sources, count, vectors, vectors, share, lane);
+  multiply<T>(sums, weights, operand.chunks(), operand, lane);
+
+  float biases[kOctets];
+#pragma unroll
+  for (int octet = 0; octet < kOctets; ++octet) {
+    biases[octet] = p.bias == nullptr ? 0.0f : to_float(static_cast<const T*>(p.bias)[columns[octet]]);
+  }
+  add_k_groups(sums, reinterpret_cast<float*>(ring), share, lane);
+  const auto store = [&](int tile, const float (&column_sums)[kSums]) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      const int row = tile * kOctet + lane % 4 * 2 + j;
+      if (row < count) {
+        T* output = static_cast<T*>(p.output) + (first_row + row) * p.output_width;
+#pragma unroll
+        for (int octet = 0; octet < kOctets; ++octet) {
+          if (first_column + octet * kOctet < p.output_width) {
+            output[columns[octet]] = from_float<T>(column_sums[2 * octet + j] + biases[octet]);
+          }
+        }
+      }
+    }
+  };
+  for_own_tiles(share, store, sums);
+}
+
+template <typename T, int kTiles>
+__global__ void __launch_bounds__(kThreads, 1)
+    load_and_project_kernel(const __grid_constant__ LoadProblem load,
+                            const __grid_constant__ EncoderProjection p,
+                            const __grid_constant__ Shares shares) {
+  extern __shared__ __align__(16) unsigned char ring[];
+  const int block = blockIdx.x;
+  if (block < shares.load_blocks) {
+    const int items = load.state.count + 1;
+    load_item(load, block % items, {block / items, shares.load_blocks / items});
+  } else {
+    project<T, kTiles>(p, shares, block - shares.load_blocks, ring);
+  }
+}
+
+template <typename T>
+TilePlan plan_projection(const Product& product) {
+  const DeviceLimits limits = DeviceLimits::query();
+  TilePlan best;
+  for (int groups = 1; groups <= kWarps; groups *= 2) {
+    const TilePlan plan = plan_for_groups<T>(product, groups, limits, [](int tiles) {
+      int bytes = 0;
+      with_tiles<T>(tiles, [&]<int kTiles>() {
+        bytes = kStreamBytes<kTiles> + static_cast<int>(kTiles * kOctet * sizeof(SourceRow));
+        return cudaSuccess;
+      });
+      return bytes;
+    });
+    best = plan.cycles < best.cycles ? plan : best;
+  }
+  return best;
+}
+
+int load_blocks(const LoadProblem& load) {
+  int64_t most = 1;
+  for (int i = 0; i < load.state.count; ++i) {
+    most = std::max(most, load.state.part[i].outer * load.state.batch);
+  }
+  return static_cast<int>(std::min<int64_t>(most, kLoadBlocks)) * (load.state.count + 1);
+}
+
+bool are_vectors(const void* pointer) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0;
+}
+
+}  // namespace
+
+template <typename T>
+bool projection_supports(const EncoderProjection& p) {
+  return p.rows <= kMostFrames<T> && p.width % kVector<T> == 0 && are_vectors(p.frames) &&
+         are_vectors(p.weight);
+}
+
+template <typename T>
+cudaError_t launch_load_and_project(const LoadProblem& load, const EncoderProjection& p,
+                                    cudaStream_t stream) {
+  const Product product{static_cast<int>(p.rows), p.output_width, p.width};
+  const TilePlan plan = plan_projection<T>(product);
+  const Shares shares{load_blocks(load), plan.column_blocks(product), plan.groups};
+  return with_tiles<T>(plan.tiles, [&]<int kTiles>() {
+    const auto kernel = load_and_project_kernel<T, kTiles>;
+    const cudaError_t error = allow_shared_memory(kernel);
+    if (error != cudaSuccess) {
+      return error;
+    }
+    const int blocks = shares.load_blocks + plan.row_blocks(product) * shares.column_blocks;
+    kernel<<<blocks, kThreads, kStreamBytes<kTiles>, stream>>>(load, p, shares);
+    return cudaGetLastError();
+  });
+}
+
+#define INSTANTIATE(T)                                             \
+  template bool projection_supports<T>(const EncoderProjection&);  \
+  template cudaError_t launch_load_and_project<T>(const LoadProblem&, const EncoderProjection&, cudaStream_t);
+INSTANTIATE(float)
+INSTANTIATE(__nv_bfloat16)
+INSTANTIATE(__half)
+#undef INSTANTIATE
+
+}  // namespace rnnt_fastdecode::cuda
