@@ -165,7 +165,8 @@ class GraphRunner:
 class CudaRunner:
     """Chooses for every batch: the resident kernel, where the weights fit, or a graph of masked rounds.
 
-    window: of the resident kernel; None chooses. engine: one of ENGINES; None chooses for every batch.
+    start: the state of one utterance that has not begun. window: of the resident kernel; None chooses.
+    engine: one of ENGINES; None chooses for every batch.
     """
 
     def __init__(
@@ -173,6 +174,7 @@ class CudaRunner:
         predictor: PredictorWeights,
         joint: JointWeights,
         rules: GreedyRules,
+        start: DecodeState,
         window: int | None = None,
         engine: str | None = None,
     ) -> None:
@@ -185,7 +187,7 @@ class CudaRunner:
                 "engine 'resident' cannot run this network on this device: see ops.greedy_resident_bytes"
             )
         if fits:
-            resident.prepare()
+            resident.prepare(start)
         self._resident = resident if fits else None
         self._graph_from = 1 + MOST_ROWS[joint.weight.dtype] if engine is None else None
         self.path = resident.path if fits else self._graph.path
