@@ -62,6 +62,13 @@ inline DecodeSizes check_greedy_decode(const CallContext& call, const Tensor& en
   return sizes;
 }
 
+// How many records of the labels the host gets: none, or those of all rows and as many labels as are wanted.
+inline void check_host_records(const CallContext& call, int64_t records, const DecodeSizes& sizes) {
+  const int64_t least = sizes.joint.batch, most = least + sizes.room;
+  check(records == 0 or (records >= least and records <= most), call.op, ": host_records must be 0 or between ",
+        least, " and ", most, ", got ", records, ".");
+}
+
 // Room for what the predictor carries; `next_to` is a tensor on the device.
 inline std::vector<Tensor> new_carried(const DecodeSizes& sizes, const Tensor& next_to) {
   std::vector<Tensor> tensors;

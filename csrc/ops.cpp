@@ -67,9 +67,11 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
   // network is from pack_network, numbers say what is in it: see network.h. state is that of the predictor
   // without scratch, then output [B,J], time_jumps [B] and decoded_lengths int64 [B], each of B rows or of one
   // that all rows start from; [] is the start of an utterance. Returns pack_labels' tensor and the new state.
+  // host_labels [host_records,4] are the first records of that tensor, in page-locked memory of the host; 0
+  // for none.
   m.def(
       "greedy_decode(Tensor encoder_output, Tensor lengths, Tensor[] state, int window, Tensor network, "
-      "int[] numbers) -> (Tensor labels, Tensor[] new_state)");
+      "int[] numbers, int host_records=0) -> (Tensor labels, Tensor host_labels, Tensor[] new_state)");
 
   // Before the loop: puts B utterances into the first of the loop's R rows; the other rows get no frames.
   // lengths [B] (int32 or int64) are limited to 0 .. frames. time_jumps and every tensor of given have B

@@ -74,7 +74,8 @@ def _greedy_decode(
     window: int,
     network: Tensor,
     numbers: list[int],
-) -> tuple[Tensor, list[Tensor]]:
+    host_records: int = 0,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     batch, frames = encoder_output.shape[:2]
     _, kind, _, _, joint_width, _, width, depth, _, _, _, max_symbols, *_ = numbers
 
@@ -88,7 +89,8 @@ def _greedy_decode(
         carried = [empty(depth, batch, width)]
         carried += [empty(depth, batch, width, dtype=torch.float32)] if kind == 0 else []
     counters = empty(batch, dtype=torch.int32), empty(batch, dtype=torch.int64)
-    return labels, [*carried, empty(batch, joint_width), *counters]
+    host_labels = torch.empty(host_records, 4, dtype=torch.int32)
+    return labels, host_labels, [*carried, empty(batch, joint_width), *counters]
 
 
 def _in_place(*_arguments: Any, **_keywords: Any) -> None:

@@ -184,8 +184,13 @@ def pack_network(
 
 
 def greedy_decode(
-    encoder_output: Tensor, lengths: Tensor, state: Sequence[Tensor], window: int, network: Network
-) -> tuple[Tensor, list[Tensor]]:
+    encoder_output: Tensor,
+    lengths: Tensor,
+    state: Sequence[Tensor],
+    window: int,
+    network: Network,
+    host_records: int = 0,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Greedy decoding of a batch from encoder output to packed labels: all that a decoder's call does.
 
     The encoder projection of the joint, `load_rows_`, `greedy_rounds_` until every row is done, `save_rows`
@@ -201,16 +206,18 @@ def greedy_decode(
             start from. () is the start of an utterance.
         window: W, at least 1. Has no influence on what is emitted.
         network: from `pack_network`.
+        host_records: records of the labels that the host gets, B .. B + B * T * max_symbols, or 0.
 
     Returns:
-        labels [B + B * T * max_symbols, 4] int32, as from `pack_labels`, and the state after these frames,
-        like `state` with B rows. Nothing of either is shared with an argument.
+        labels [B + B * T * max_symbols, 4] int32, as from `pack_labels`; host_labels [host_records, 4], its
+        first records in the memory of the host, on CUDA there once the stream is done; and the state after
+        these frames, like `state` with B rows. Nothing is shared with an argument.
 
     Raises:
         ArgumentError: a wrong shape, dtype, device, layout or value.
     """
     op = torch.ops.rnnt_fastdecode.greedy_decode.default
-    return call(op, encoder_output, lengths, state, window, *network)
+    return call(op, encoder_output, lengths, state, window, *network, host_records)
 
 
 def greedy_resident_bytes(

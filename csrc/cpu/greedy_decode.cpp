@@ -2,6 +2,8 @@
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
 
+#include <cstring>
+
 #include "../decode_arguments.h"
 #include "../projection.h"
 #include "loop.h"
@@ -11,13 +13,13 @@ namespace {
 
 constexpr MatrixProducts kProducts{aoti_torch_cpu_mm_out, aoti_torch_cpu_addmm_out};
 
-std::tuple<Tensor, std::vector<Tensor>> greedy_decode(const Tensor& encoder_output, const Tensor& lengths,
-                                                       const std::vector<Tensor>& given_state, int64_t window,
-                                                       const Tensor& block,
-                                                       const std::vector<int64_t>& numbers) {
+std::tuple<Tensor, Tensor, std::vector<Tensor>> greedy_decode(
+    const Tensor& encoder_output, const Tensor& lengths, const std::vector<Tensor>& given_state,
+    int64_t window, const Tensor& block, const std::vector<int64_t>& numbers, int64_t host_records) {
   const CallContext call{"greedy_decode", encoder_output.device()};
   const Network network = read_network(call, block, numbers);
   const DecodeSizes sizes = check_greedy_decode(call, encoder_output, lengths, given_state, window, network);
+  check_host_records(call, host_records, sizes);
   const auto tensors = [&](const std::vector<NetworkPart>& parts) {
     std::vector<Tensor> all;
     for (const NetworkPart& part : parts) all.push_back(part.tensor(block));
@@ -55,10 +57,13 @@ std::tuple<Tensor, std::vector<Tensor>> greedy_decode(const Tensor& encoder_outp
                      counts, active, {}, 0);
   Tensor labels = cpu::pack_labels(tokens, token_frames, token_durations, log_probs, counts, lengths,
                                    decoded_lengths, sizes.room);
+  const Tensor host_labels = empty({host_records, labels.size(1)}, ScalarType::Int);
+  std::memcpy(host_labels.mutable_data_ptr(), labels.const_data_ptr(),
+              static_cast<size_t>(host_labels.numel()) * sizeof(int32_t));
   for (const Tensor& part : cpu::save_rows({}, {}, times, row_lengths, decoded_lengths, batch)) {
     carried.push_back(part);
   }
-  return {labels, carried};
+  return {labels, host_labels, carried};
 }
 
 }  // namespace

@@ -119,6 +119,24 @@ TilePlan plan_projection(const Product& product) {
   return best;
 }
 
+// The plan of the last call with these sizes in this thread and on this device, or a new one.
+template <typename T>
+const TilePlan& plan_for(const Product& product) {
+  struct Planned {
+    Product product{};
+    int device = -1;
+    TilePlan plan;
+  };
+  thread_local Planned last;
+  int device = 0;
+  cudaGetDevice(&device);
+  if (last.device != device || last.product.rows != product.rows ||
+      last.product.columns != product.columns || last.product.depth != product.depth) {
+    last = {product, device, plan_projection<T>(product)};
+  }
+  return last.plan;
+}
+
 int load_blocks(const LoadProblem& load) {
   int64_t most = 1;
   for (int i = 0; i < load.state.count; ++i) {
@@ -143,7 +161,7 @@ template <typename T>
 cudaError_t launch_load_and_project(const LoadProblem& load, const EncoderProjection& p,
                                     cudaStream_t stream) {
   const Product product{static_cast<int>(p.rows), p.output_width, p.width};
-  const TilePlan plan = plan_projection<T>(product);
+  const TilePlan& plan = plan_for<T>(product);
   const Shares shares{load_blocks(load), plan.column_blocks(product), plan.groups};
   return with_tiles<T>(plan.tiles, [&]<int kTiles>() {
     const auto kernel = load_and_project_kernel<T, kTiles>;

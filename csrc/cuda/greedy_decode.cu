@@ -8,6 +8,7 @@
 #include "../decode_arguments.h"
 #include "../projection.h"
 #include "encoder_projection.cuh"
+#include "host_pages.h"
 #include "pack_labels.cuh"
 #include "resident_bindings.h"
 #include "state_rows.cuh"
@@ -150,9 +151,12 @@ ResidentConstants constants_of(const Call& call) {
 }
 
 // Ends the new state with time_jumps and decoded_lengths.
-Tensor pack(const Call& call, const CallMemory& memory, std::vector<Tensor>& new_state, cudaStream_t stream) {
+// host_labels get the first records.
+Tensor pack(const Call& call, const CallMemory& memory, const Tensor& host_labels,
+            std::vector<Tensor>& new_state, cudaStream_t stream) {
   const DecodeSizes& sizes = call.sizes;
-  const int64_t batch = sizes.joint.batch;
+  const char* const op = call.context.op;
+  const int64_t batch = sizes.joint.batch, host_records = host_labels.size(0);
   const Tensor labels = new_tensor(call.lengths, {batch + sizes.room, kRecord}, ScalarType::Int);
   new_state.push_back(new_tensor(call.lengths, {batch}, ScalarType::Int));
   new_state.push_back(new_tensor(call.lengths, {batch}, ScalarType::Long));
@@ -171,22 +175,25 @@ Tensor pack(const Call& call, const CallMemory& memory, std::vector<Tensor>& new
         .capacity = static_cast<int>(sizes.capacity),
         .room = static_cast<int>(sizes.room),
         .packed = reinterpret_cast<int4*>(mutable_ints(labels)),
+        .host = host_records > 0 ? static_cast<int4*>(device_pointer(op, host_labels)) : nullptr,
+        .host_records = static_cast<int>(host_records),
         .ends = {.times = memory.times,
                  .row_lengths = memory.row_lengths,
                  .time_jumps = mutable_ints(new_state[new_state.size() - 2]),
                  .decoded = static_cast<int64_t*>(new_state.back().mutable_data_ptr())}};
-    check_cuda(call.context.op, cuda::launch_pack_labels(problem, stream));
+    check_cuda(op, cuda::launch_pack_labels(problem, stream));
+    if (host_records > 0) keep_until_written(op, host_labels, stream);
   }
   return labels;
 }
 
-std::tuple<Tensor, std::vector<Tensor>> greedy_decode(const Tensor& encoder_output, const Tensor& lengths,
-                                                      const std::vector<Tensor>& state, int64_t window,
-                                                      const Tensor& block,
-                                                      const std::vector<int64_t>& numbers) {
+std::tuple<Tensor, Tensor, std::vector<Tensor>> greedy_decode(
+    const Tensor& encoder_output, const Tensor& lengths, const std::vector<Tensor>& state, int64_t window,
+    const Tensor& block, const std::vector<int64_t>& numbers, int64_t host_records) {
   const CallContext context{"greedy_decode", encoder_output.device()};
   const Network network = read_network(context, block, numbers);
   const DecodeSizes sizes = check_greedy_decode(context, encoder_output, lengths, state, window, network);
+  check_host_records(context, host_records, sizes);
   const Call call{context, sizes, network, block, encoder_output, lengths, state};
   check(network.predictor.kind != PredictorKind::kGru, context.op,
         ": a network with a GRU has no resident kernel on CUDA.");
@@ -227,8 +234,9 @@ std::tuple<Tensor, std::vector<Tensor>> greedy_decode(const Tensor& encoder_outp
     problem.scratch = memory.scratch;
     launch_rows(context, launches, problem, dtype, launch.stream);
   }
-  const Tensor labels = pack(call, memory, new_state, launch.stream);
-  return {labels, new_state};
+  const Tensor host_labels = new_page(host_records, kRecord);
+  const Tensor labels = pack(call, memory, host_labels, new_state, launch.stream);
+  return {labels, host_labels, new_state};
 }
 
 }  // namespace

@@ -217,7 +217,7 @@ class CudaRunner:
                 "GreedyDecoder cannot be recorded into a CUDA graph: it launches a graph of its own and "
                 "grows its buffers. Call it outside of the capture."
             )
-        if lengths.device != self._device:
+        if lengths.is_cpu:
             # A copy of the caller's tensor: from page-locked memory it would be read later.
             lengths = lengths.clone().to(self._device, non_blocking=True)
         result = self._runner(encoder_output.shape[0])(encoder_output, lengths, state, copy)

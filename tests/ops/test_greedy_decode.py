@@ -93,7 +93,7 @@ def ragged(decoding, batch, frames, seed=0):
 def test_decodes_what_the_reference_decodes(kind, durations, device, batch):
     decoding = Decoding(kind, durations, device)
     encoder, lengths = ragged(decoding, batch, 20, seed=batch)
-    labels, state = decoding(encoder, lengths)
+    labels, _, state = decoding(encoder, lengths)
     assert labels.shape == (batch + batch * 20 * 5, 4) and labels.dtype == torch.int32
     assert rows_of(labels, batch) == decoding.reference(encoder, lengths)
     assert labels[:batch, 3].tolist() == lengths.tolist()
@@ -109,7 +109,7 @@ def test_chunks_with_carried_state_give_what_one_pass_gives(kind, durations, dev
     found, state = [[] for _ in range(5)], None
     for begin in range(0, 23, 6):
         part = encoder[:, begin : begin + 6].contiguous()
-        labels, state = decoding(part, (lengths - begin).clamp(0, part.shape[1]), state)
+        labels, _, state = decoding(part, (lengths - begin).clamp(0, part.shape[1]), state)
         for row, labels_of_row in zip(found, rows_of(labels, 5), strict=True):
             row.extend(labels_of_row)
     assert found == decoding.reference(encoder, lengths)
@@ -119,11 +119,11 @@ def test_chunks_with_carried_state_give_what_one_pass_gives(kind, durations, dev
 def test_nothing_that_is_given_is_modified(device):
     decoding = Decoding(device=device, durations=TDT)
     encoder, lengths = ragged(decoding, 3, 9)
-    _, state = decoding(encoder, lengths)
+    _, _, state = decoding(encoder, lengths)
     arguments = decoding.arguments(encoder, lengths, state)
     tensors = [*arguments[:2], *state, decoding.network.block]
     before = [tensor.clone() for tensor in tensors]
-    _, after = ops.greedy_decode(*arguments)
+    _, _, after = ops.greedy_decode(*arguments)
     assert all(torch.equal(a, b) for a, b in zip(tensors, before, strict=True))
     assert not {t.data_ptr() for t in after} & {t.data_ptr() for t in tensors}
 
@@ -133,7 +133,7 @@ def test_lengths_are_limited_and_told_as_given(device):
     decoding = Decoding(device=device)
     encoder, _ = ragged(decoding, 3, 9)
     for dtype in (torch.int32, torch.int64):
-        labels, state = decoding(encoder, torch.tensor([-4, 9, 1000], dtype=dtype))
+        labels, _, state = decoding(encoder, torch.tensor([-4, 9, 1000], dtype=dtype))
         assert labels[:3, 3].tolist() == [-4, 9, 1000] and state[-1].tolist() == [0, 9, 9]
         assert rows_of(labels, 3) == decoding.reference(encoder, [0, 9, 9])
 
@@ -146,7 +146,7 @@ def test_without_rows_or_frames_the_state_stays(device, shape):
     given = [t if t.shape[0] != 1 else t.expand(batch, *t.shape[1:]).contiguous() for t in decoding.start]
     given[:2] = [t.expand(-1, batch, -1).contiguous() for t in decoding.start[:2]]
     width = decoding.net.encoder_weight.shape[1]
-    labels, state = decoding(torch.zeros(batch, frames, width), torch.zeros(batch, dtype=torch.int64), given)
+    labels, _, state = decoding(torch.zeros(batch, frames, width), torch.zeros(batch, dtype=torch.int64), given)
     assert labels.shape == (batch, 4) and labels.eq(0).all()
     assert all(torch.equal(a, b) for a, b in zip(state, given, strict=True))
 
@@ -155,11 +155,11 @@ def test_without_rows_or_frames_the_state_stays(device, shape):
 def test_the_projection_may_have_no_bias(device):
     decoding = Decoding(device=device)
     encoder, lengths = ragged(decoding, 3, 12)
-    with_zeros, _ = decoding(encoder, lengths, window=3)
+    with_zeros, *_ = decoding(encoder, lengths, window=3)
     zero = decoding.net.encoder_bias.eq(0).all()
     decoding = Decoding(device=device)
     decoding.parts[1] = None
-    without, _ = decoding(encoder, lengths, window=3)
+    without, *_ = decoding(encoder, lengths, window=3)
     assert not zero or rows_of(with_zeros, 3) == rows_of(without, 3)
 
 
@@ -167,8 +167,8 @@ def test_the_projection_may_have_no_bias(device):
 def test_no_state_is_the_start_of_an_utterance(kind, durations, device):
     decoding = Decoding(kind, durations, device)
     encoder, lengths = ragged(decoding, 4, 15)
-    labels, state = decoding(encoder, lengths)
-    same_labels, same_state = decoding(encoder, lengths, decoding.start)
+    labels, _, state = decoding(encoder, lengths)
+    same_labels, _, same_state = decoding(encoder, lengths, decoding.start)
     assert rows_of(labels, 4) == rows_of(same_labels, 4)
     assert all(torch.equal(a, b) for a, b in zip(state, same_state, strict=True))
 
@@ -284,6 +284,6 @@ def test_the_fake_kernel_has_room_for_every_label(kind):
         copies = tree_map_only(torch.Tensor, mode.from_tensor, (*arguments[:4], *decoding.network))
         fake = torch.ops.rnnt_fastdecode.greedy_decode.default(*copies)
     real = ops.greedy_decode(*arguments)
-    (labels, state), (fake_labels, fake_state) = real, fake
-    for own, other in zip((labels, *state), (fake_labels, *fake_state), strict=True):
+    (labels, host, state), (fake_labels, fake_host, fake_state) = real, fake
+    for own, other in zip((labels, host, *state), (fake_labels, fake_host, *fake_state), strict=True):
         assert (own.shape, own.dtype) == (other.shape, other.dtype)
