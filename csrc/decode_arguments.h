@@ -25,7 +25,8 @@ inline DecodeSizes check_greedy_decode(const CallContext& call, const Tensor& en
   sizes.predictor = network.predictor;
   sizes.predictor.batch = batch;
   const int64_t joint_width = sizes.predictor.joint_width;
-  call.tensor("encoder_output", encoder_output, sizes.predictor.dtype, {batch, frames, network.encoder_width});
+  call.tensor("encoder_output", encoder_output, sizes.predictor.dtype,
+              {batch, frames, network.encoder_width});
   check(window >= 1, call.op, ": window must be at least 1, got ", window, ".");
   sizes.joint = {.batch = batch,
                  .frames = frames,
@@ -65,8 +66,8 @@ inline DecodeSizes check_greedy_decode(const CallContext& call, const Tensor& en
 // How many records of the labels the host gets: none, or those of all rows and as many labels as are wanted.
 inline void check_host_records(const CallContext& call, int64_t records, const DecodeSizes& sizes) {
   const int64_t least = sizes.joint.batch, most = least + sizes.room;
-  check(records == 0 or (records >= least and records <= most), call.op, ": host_records must be 0 or between ",
-        least, " and ", most, ", got ", records, ".");
+  check(records == 0 or (records >= least and records <= most), call.op,
+        ": host_records must be 0 or between ", least, " and ", most, ", got ", records, ".");
 }
 
 // Room for what the predictor carries; `next_to` is a tensor on the device.

@@ -58,8 +58,8 @@ struct NetworkPart {
     std::array<int64_t, 4> strides{};
     int64_t stride = 1;
     for (size_t d = dims; d-- > 0; stride *= shape[d]) strides[d] = stride;
-    return torch::stable::from_blob(const_cast<void*>(in(block)), {shape.data(), dims}, {strides.data(), dims},
-                                    block.device(), dtype);
+    return torch::stable::from_blob(const_cast<void*>(in(block)), {shape.data(), dims},
+                                    {strides.data(), dims}, block.device(), dtype);
   }
   std::optional<Tensor> optional_tensor(const Tensor& block) const {
     return dims == 0 ? std::optional<Tensor>() : tensor(block);

@@ -53,8 +53,8 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> greedy_decode(
   cpu::greedy_rounds(encoder, row_lengths, network.weight.tensor(block), network.bias.optional_tensor(block),
                      name_of(network.activation), network.blank_id, network.durations, network.max_symbols,
                      window, -1, name_of(sizes.predictor.kind), tensors(network.predictor_weights),
-                     predictor_state, output, times, symbols, tokens, token_frames, token_durations, log_probs,
-                     counts, active, {}, 0);
+                     predictor_state, output, times, symbols, tokens, token_frames, token_durations,
+                     log_probs, counts, active, {}, 0);
   Tensor labels = cpu::pack_labels(tokens, token_frames, token_durations, log_probs, counts, lengths,
                                    decoded_lengths, sizes.room);
   const Tensor host_labels = empty({host_records, labels.size(1)}, ScalarType::Int);

@@ -130,8 +130,8 @@ const TilePlan& plan_for(const Product& product) {
   thread_local Planned last;
   int device = 0;
   cudaGetDevice(&device);
-  if (last.device != device || last.product.rows != product.rows ||
-      last.product.columns != product.columns || last.product.depth != product.depth) {
+  if (last.device != device || last.product.rows != product.rows || last.product.columns != product.columns ||
+      last.product.depth != product.depth) {
     last = {product, device, plan_projection<T>(product)};
   }
   return last.plan;
@@ -175,8 +175,8 @@ cudaError_t launch_load_and_project(const LoadProblem& load, const EncoderProjec
   });
 }
 
-#define INSTANTIATE(T)                                             \
-  template bool projection_supports<T>(const EncoderProjection&);  \
+#define INSTANTIATE(T)                                            \
+  template bool projection_supports<T>(const EncoderProjection&); \
   template cudaError_t launch_load_and_project<T>(const LoadProblem&, const EncoderProjection&, cudaStream_t);
 INSTANTIATE(float)
 INSTANTIATE(__nv_bfloat16)

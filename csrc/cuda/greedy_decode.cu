@@ -81,8 +81,8 @@ cuda::LoadProblem load_problem(const Call& call, const std::vector<Tensor>& carr
                             .counts = memory.counts};
   for (size_t i = 0; i < carried.size(); ++i) {
     StatePart& part = problem.state.part[i];
-    part = state_part(call.begins() ? carried[i] : call.state[i], carried[i],
-                      call.sizes.carried[i].batch_dim);
+    part =
+        state_part(call.begins() ? carried[i] : call.state[i], carried[i], call.sizes.carried[i].batch_dim);
     if (call.begins()) {
       part.from = call.network.start[i].in(call.block);
       part.from_rows = 1;

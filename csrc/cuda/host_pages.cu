@@ -1,6 +1,6 @@
-#include "host_pages.h"
-
 #include <mutex>
+
+#include "host_pages.h"
 
 namespace rnnt_fastdecode {
 namespace {

@@ -1,8 +1,8 @@
-// The resident kernel under the ops that run it: how a batch is cut into launches, and what a launch is given.
-
-#include "resident_bindings.h"
+// The resident kernel under the ops that run it: how a batch is cut into launches, and what a launch is
+// given.
 
 #include "../result_arguments.h"
+#include "resident_bindings.h"
 
 namespace rnnt_fastdecode {
 namespace {

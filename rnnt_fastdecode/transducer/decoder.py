@@ -91,7 +91,9 @@ class GreedyDecoder:
             )
         parts = (self._predictor, self._joint, self.rules)
         self._runner: CpuRunner | CudaRunner = (
-            CudaRunner(*parts, self._start, window, engine) if self.device.type == "cuda" else CpuRunner(*parts)
+            CudaRunner(*parts, self._start, window, engine)
+            if self.device.type == "cuda"
+            else CpuRunner(*parts)
         )
 
     @classmethod

@@ -28,9 +28,10 @@ class ResidentRunner:
 
     A call has memory of its own, in the order of its stream: calls of several threads and on several streams
     do not wait for one another. Memory of the decoder itself: 16 * V * H bytes for the table of input gates
-    (LSTM), and a copy of it and of all weights in one block. Of a call, with C = T * max_symbols: B * T * J elements of the weights' dtype for the encoder, 16
-    * B * C bytes for the labels as they come, as many for the packed ones, and scratch: about 3 MB, in fp32
-    6 MB. On the host: 16 * B * (T + 1) bytes of page-locked memory.
+    (LSTM), and a copy of it and of all weights in one block. Of a call, with C = T * max_symbols: B * T * J
+    elements of the weights' dtype for the encoder, 16 * B * C bytes for the labels as they come, as many for
+    the packed ones, and scratch: about 3 MB, in fp32 6 MB. On the host: 16 * B * (T + 1) bytes of page-locked
+    memory.
 
     window: frames judged at once; None chooses for every batch: as many as are fast and find room.
     """

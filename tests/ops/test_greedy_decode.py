@@ -60,9 +60,9 @@ class Decoding:
     def network(self):
         return ops.pack_network(*self.parts)
 
-    def arguments(self, encoder, lengths, state=None, window=4):
-        state = [] if state is None else state
-        return [encoder.to(self.device), lengths.to(self.device), state, window, self.network]
+    def arguments(self, encoder, lengths, state=(), window=4, host_records=0):
+        tensors = encoder.to(self.device), lengths.to(self.device), list(state)
+        return [*tensors, window, self.network, host_records]
 
     def __call__(self, *arguments, **options):
         return ops.greedy_decode(*self.arguments(*arguments, **options))
@@ -106,7 +106,7 @@ def test_decodes_what_the_reference_decodes(kind, durations, device, batch):
 def test_chunks_with_carried_state_give_what_one_pass_gives(kind, durations, device):
     decoding = Decoding(kind, durations, device)
     encoder, lengths = ragged(decoding, 5, 23, seed=3)
-    found, state = [[] for _ in range(5)], None
+    found, state = [[] for _ in range(5)], ()
     for begin in range(0, 23, 6):
         part = encoder[:, begin : begin + 6].contiguous()
         labels, _, state = decoding(part, (lengths - begin).clamp(0, part.shape[1]), state)
@@ -139,6 +139,51 @@ def test_lengths_are_limited_and_told_as_given(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("records", [3, 10, 3 + 3 * 9 * 5])
+def test_the_host_gets_as_many_records_as_it_wants(records, device):
+    decoding = Decoding(device=device)
+    encoder, lengths = ragged(decoding, 3, 9)
+    labels, host_labels, _ = decoding(encoder, lengths, host_records=records)
+    if device == "cuda":
+        torch.cuda.synchronize()
+        assert host_labels.is_pinned()
+    assert host_labels.shape == (records, 4) and host_labels.is_cpu
+    used = min(records, 3 + int(labels[:3, 1].sum()))
+    assert used > 3 or records == 3
+    assert torch.equal(host_labels[:used], labels[:used].cpu())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_without_a_wish_the_host_gets_nothing(device):
+    decoding = Decoding(device=device)
+    _, host_labels, _ = decoding(*ragged(decoding, 3, 9))
+    assert host_labels.shape == (0, 4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("records", [-1, 2, 4 + 3 * 9 * 5])
+def test_the_host_cannot_get_what_there_is_not(records, device):
+    decoding = Decoding(device=device)
+    with pytest.raises(ArgumentError, match=rf"host_records must be 0 or between 3 and 138, got {records}"):
+        decoding(*ragged(decoding, 3, 9), host_records=records)
+
+
+@pytest.mark.gpu
+def test_memory_of_the_host_stays_until_it_has_been_written():
+    """Dropped unread before the kernel has run, it must not be given to another."""
+    decoding = Decoding(device="cuda")
+    encoder, lengths = (tensor.cuda() for tensor in ragged(decoding, 3, 9))
+    decoding(encoder, lengths, host_records=3)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(1_000_000_000)
+    place = decoding(encoder, lengths, host_records=3)[1].data_ptr()
+    others = [torch.full((3, 4), 77, dtype=torch.int32, pin_memory=True) for _ in range(8)]
+    assert place not in [other.data_ptr() for other in others]
+    torch.cuda.synchronize()
+    assert all((other == 77).all() for other in others)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shape", [(3, 0), (0, 5), (0, 0)])
 def test_without_rows_or_frames_the_state_stays(device, shape):
     decoding = Decoding(device=device)
@@ -146,7 +191,8 @@ def test_without_rows_or_frames_the_state_stays(device, shape):
     given = [t if t.shape[0] != 1 else t.expand(batch, *t.shape[1:]).contiguous() for t in decoding.start]
     given[:2] = [t.expand(-1, batch, -1).contiguous() for t in decoding.start[:2]]
     width = decoding.net.encoder_weight.shape[1]
-    labels, _, state = decoding(torch.zeros(batch, frames, width), torch.zeros(batch, dtype=torch.int64), given)
+    lengths = torch.zeros(batch, dtype=torch.int64)
+    labels, _, state = decoding(torch.zeros(batch, frames, width), lengths, given)
     assert labels.shape == (batch, 4) and labels.eq(0).all()
     assert all(torch.equal(a, b) for a, b in zip(state, given, strict=True))
 
