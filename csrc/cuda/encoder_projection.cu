@@ -1,12 +1,12 @@
-// A block owns 8 * kTiles frames and 32 columns of the joint for each of its column groups: see
-// warp_product.cuh. The first blocks load rows instead.
-//
-// A decoder's call waits for this kernel with all of its memory cold: what counts is that every load is on
-// its way at once. Where frames are many, a library's matrix product is as good.
+// The first blocks load rows. The others multiply: with few frames, of 16-bit elements, or in fp32, each owns
+// 8 * kTiles frames and 32 columns of the joint for each of its column groups, and has every load on its way
+// at once (streamed_operand.cuh). With more frames of 16-bit elements it owns a tile whose frames and columns
+// both come through shared memory (block_product.cuh).
 
 #include <algorithm>
 #include <type_traits>
 
+#include "block_product.cuh"
 #include "encoder_projection.cuh"
 #include "numeric.cuh"
 #include "row_copies.cuh"
@@ -19,9 +19,13 @@ namespace {
 
 using namespace product;
 
-// As measured on an H200.
+// As measured on an H200: for more frames a library's product is faster, for fewer streams are than tiles.
 template <typename T>
-constexpr int kMostFrames = std::is_same_v<T, float> ? 2400 : 2400;
+constexpr int kMostFrames = std::is_same_v<T, float> ? 1 << 20 : 1 << 20;
+constexpr int kMostStreamedFrames = 384;
+// Tiles of 64 frames up to here, then of 128.
+constexpr int kMostFewTiled = 3200;
+constexpr int kRowGroups = 2;  // of a tile
 // Blocks that load the counters or one state tensor, at most.
 constexpr int kLoadBlocks = 16;
 
@@ -32,6 +36,11 @@ struct Shares {
   int column_blocks;
   int groups;
 };
+
+__device__ inline void load_share(const LoadProblem& load, int block, int blocks) {
+  const int items = load.state.count + 1;
+  load_item(load, block % items, {block / items, blocks / items});
+}
 
 template <typename T, int kTiles>
 __device__ inline void project(const EncoderProjection& p, const Shares& shares, int block,
@@ -94,10 +103,79 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(16) unsigned char ring[];
   const int block = blockIdx.x;
   if (block < shares.load_blocks) {
-    const int items = load.state.count + 1;
-    load_item(load, block % items, {block / items, shares.load_blocks / items});
+    load_share(load, block, shares.load_blocks);
   } else {
     project<T, kTiles>(p, shares, block - shares.load_blocks, ring);
+  }
+}
+
+// One tile: 128 columns, 64 or 128 frames.
+template <typename T, int kTiles>
+__device__ inline void project_tile(const EncoderProjection& p, const Shares& shares, int block,
+                                    unsigned char* ring) {
+  using Tile = BlockProduct<T, kTiles, kRowGroups>;
+  const int vectors = p.width / kVector<T>;
+  const int first_column = block % shares.column_blocks * Tile::kColumns;
+  const int columns = min(Tile::kColumns, p.output_width - first_column);
+  const int own = min(Tile::own_row(), columns - 1);
+  Tile tile(ring,
+            {static_cast<const uint4*>(p.weight) + static_cast<int64_t>(first_column + own) * vectors,
+             static_cast<int64_t>(Tile::kStrip) * vectors, ceil_div(columns - Tile::own_row(), Tile::kStrip)},
+            vectors);
+
+  const int64_t first_row = static_cast<int64_t>(block / shares.column_blocks) * Tile::kRows;
+  const int count = static_cast<int>(min(static_cast<int64_t>(Tile::kRows), p.rows - first_row));
+  const uint4* frames[Tile::kOwnRows];
+#pragma unroll
+  for (int i = 0; i < Tile::kOwnRows; ++i) {
+    const int row = Tile::own_row() + i * Tile::kStrip;
+    frames[i] =
+        row < count ? static_cast<const uint4*>(p.frames) + (first_row + row) * vectors : nullptr;
+  }
+  float sums[Tile::kSumTiles][kSums] = {};
+  tile.multiply(sums, count, frames, [](int, auto) {});
+
+  // By way of shared memory, so that rows are written in whole vectors.
+  constexpr int kRowElements = Tile::kColumns + kVector<T>;
+  T* rounded = reinterpret_cast<T*>(ring);
+  const int lane = threadIdx.x % kWarp;
+  const int first_own = Tile::row_group() * kTiles * kOctet + lane % 4 * 2;
+#pragma unroll
+  for (int octet = 0; octet < kOctets; ++octet) {
+    const int column = Tile::column_group() * kWarpColumns + octet * kOctet + lane / 4;
+    const bool biased = p.bias != nullptr && column < columns;
+    const float bias = biased ? to_float(static_cast<const T*>(p.bias)[first_column + column]) : 0.0f;
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        rounded[(first_own + t * kOctet + j) * kRowElements + column] =
+            from_float<T>(sums[t][2 * octet + j] + bias);
+      }
+    }
+  }
+  __syncthreads();
+  constexpr int kRowVectors = Tile::kColumns / kVector<T>;
+  for (int i = threadIdx.x; i < count * kRowVectors; i += kThreads) {
+    const int row = i / kRowVectors, column = i % kRowVectors * kVector<T>;
+    if (column < columns) {
+      T* output = static_cast<T*>(p.output) + (first_row + row) * p.output_width + first_column + column;
+      *reinterpret_cast<uint4*>(output) = *reinterpret_cast<uint4*>(rounded + row * kRowElements + column);
+    }
+  }
+}
+
+template <typename T, int kTiles>
+__global__ void __launch_bounds__(kThreads, 2)
+    load_and_project_tiles_kernel(const __grid_constant__ LoadProblem load,
+                                  const __grid_constant__ EncoderProjection p,
+                                  const __grid_constant__ Shares shares) {
+  extern __shared__ __align__(1024) unsigned char tile_ring[];
+  const int block = blockIdx.x;
+  if (block < shares.load_blocks) {
+    load_share(load, block, shares.load_blocks);
+  } else {
+    project_tile<T, kTiles>(p, shares, block - shares.load_blocks, tile_ring);
   }
 }
 
@@ -160,18 +238,35 @@ bool projection_supports(const EncoderProjection& p) {
 template <typename T>
 cudaError_t launch_load_and_project(const LoadProblem& load, const EncoderProjection& p,
                                     cudaStream_t stream) {
-  const Product product{static_cast<int>(p.rows), p.output_width, p.width};
-  const TilePlan& plan = plan_for<T>(product);
-  const Shares shares{load_blocks(load), plan.column_blocks(product), plan.groups};
-  return with_tiles<T>(plan.tiles, [&]<int kTiles>() {
-    const auto kernel = load_and_project_kernel<T, kTiles>;
+  const auto launch = [&](auto kernel, int row_blocks, int column_blocks, int groups, int shared_bytes) {
     const cudaError_t error = allow_shared_memory(kernel);
     if (error != cudaSuccess) {
       return error;
     }
-    const int blocks = shares.load_blocks + plan.row_blocks(product) * shares.column_blocks;
-    kernel<<<blocks, kThreads, kStreamBytes<kTiles>, stream>>>(load, p, shares);
+    const Shares shares{load_blocks(load), column_blocks, groups};
+    kernel<<<shares.load_blocks + row_blocks * column_blocks, kThreads, shared_bytes, stream>>>(load, p,
+                                                                                              shares);
     return cudaGetLastError();
+  };
+  const int rows = static_cast<int>(p.rows);
+  if constexpr (!std::is_same_v<T, float>) {
+    const auto in_tiles = [&]<int kTiles>() {
+      using Tile = BlockProduct<T, kTiles, kRowGroups>;
+      return launch(load_and_project_tiles_kernel<T, kTiles>, ceil_div(rows, Tile::kRows),
+                    ceil_div(p.output_width, Tile::kColumns), 1, Tile::kBytes);
+    };
+    if (rows > kMostFewTiled && p.output_width % kVector<T> == 0) {
+      return in_tiles.template operator()<8>();
+    }
+    if (rows > kMostStreamedFrames && p.output_width % kVector<T> == 0) {
+      return in_tiles.template operator()<4>();
+    }
+  }
+  const Product product{rows, p.output_width, p.width};
+  const TilePlan& plan = plan_for<T>(product);
+  return with_tiles<T>(plan.tiles, [&]<int kTiles>() {
+    return launch(load_and_project_kernel<T, kTiles>, plan.row_blocks(product), plan.column_blocks(product),
+                  plan.groups, kStreamBytes<kTiles>);
   });
 }
 
