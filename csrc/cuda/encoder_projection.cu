@@ -1,4 +1,4 @@
-// The first blocks load rows. The others multiply: with few frames, of 16-bit elements, or in fp32, each owns
+// The last blocks load rows. The others multiply: with few frames, of 16-bit elements, or in fp32, each owns
 // 8 * kTiles frames and 32 columns of the joint for each of its column groups, and has every load on its way
 // at once (streamed_operand.cuh). With more frames of 16-bit elements it owns a tile whose frames and columns
 // both come through shared memory (block_product.cuh).
@@ -19,32 +19,34 @@ namespace {
 
 using namespace product;
 
-// As measured on an H200: for more frames a library's product is faster, for fewer streams are than tiles.
+// As measured on an H200. For more frames a library's product makes up for what it costs the host to call it.
 template <typename T>
-constexpr int kMostFrames = std::is_same_v<T, float> ? 1 << 20 : 1 << 20;
+constexpr int kMostFrames = std::is_same_v<T, float> ? 1800 : 6000;
+// Of 16-bit elements: streamed up to here.
 constexpr int kMostStreamedFrames = 384;
 // Tiles of 64 frames up to here, then of 128.
-constexpr int kMostFewTiled = 3200;
+constexpr int kMostInSmallTiles = 3200;
 constexpr int kRowGroups = 2;  // of a tile
 // Blocks that load the counters or one state tensor, at most.
-constexpr int kLoadBlocks = 16;
+constexpr int kLoadBlocks = 8;
 
-// Blocks 0 .. load_blocks - 1 load rows; the others have `groups` column groups each, column_blocks for 8 *
-// kTiles frames.
+// product_blocks blocks with `groups` column groups each, column_blocks of them for the same frames. Those
+// after them load rows: multiplying takes longer, and has the multiprocessors to itself.
 struct Shares {
-  int load_blocks;
+  int product_blocks;
   int column_blocks;
   int groups;
 };
 
-__device__ inline void load_share(const LoadProblem& load, int block, int blocks) {
+__device__ inline void load_share(const LoadProblem& load, const Shares& shares) {
   const int items = load.state.count + 1;
+  const int block = blockIdx.x - shares.product_blocks, blocks = gridDim.x - shares.product_blocks;
   load_item(load, block % items, {block / items, blocks / items});
 }
 
 template <typename T, int kTiles>
-__device__ inline void project(const EncoderProjection& p, const Shares& shares, int block,
-                               unsigned char* ring) {
+__device__ inline void project(const EncoderProjection& p, const Shares& shares, unsigned char* ring) {
+  const int block = blockIdx.x;
   constexpr int kRows = kTiles * kOctet;
   __shared__ SourceRow sources[kRows];
   const int lane = threadIdx.x % kWarp;
@@ -101,18 +103,17 @@ __global__ void __launch_bounds__(kThreads, 1)
                             const __grid_constant__ EncoderProjection p,
                             const __grid_constant__ Shares shares) {
   extern __shared__ __align__(16) unsigned char ring[];
-  const int block = blockIdx.x;
-  if (block < shares.load_blocks) {
-    load_share(load, block, shares.load_blocks);
+  if (blockIdx.x < shares.product_blocks) {
+    project<T, kTiles>(p, shares, ring);
   } else {
-    project<T, kTiles>(p, shares, block - shares.load_blocks, ring);
+    load_share(load, shares);
   }
 }
 
 // One tile: 128 columns, 64 or 128 frames.
 template <typename T, int kTiles>
-__device__ inline void project_tile(const EncoderProjection& p, const Shares& shares, int block,
-                                    unsigned char* ring) {
+__device__ inline void project_tile(const EncoderProjection& p, const Shares& shares, unsigned char* ring) {
+  const int block = blockIdx.x;
   using Tile = BlockProduct<T, kTiles, kRowGroups>;
   const int vectors = p.width / kVector<T>;
   const int first_column = block % shares.column_blocks * Tile::kColumns;
@@ -129,8 +130,7 @@ __device__ inline void project_tile(const EncoderProjection& p, const Shares& sh
 #pragma unroll
   for (int i = 0; i < Tile::kOwnRows; ++i) {
     const int row = Tile::own_row() + i * Tile::kStrip;
-    frames[i] =
-        row < count ? static_cast<const uint4*>(p.frames) + (first_row + row) * vectors : nullptr;
+    frames[i] = row < count ? static_cast<const uint4*>(p.frames) + (first_row + row) * vectors : nullptr;
   }
   float sums[Tile::kSumTiles][kSums] = {};
   tile.multiply(sums, count, frames, [](int, auto) {});
@@ -171,11 +171,10 @@ __global__ void __launch_bounds__(kThreads, 2)
                                   const __grid_constant__ EncoderProjection p,
                                   const __grid_constant__ Shares shares) {
   extern __shared__ __align__(1024) unsigned char tile_ring[];
-  const int block = blockIdx.x;
-  if (block < shares.load_blocks) {
-    load_share(load, block, shares.load_blocks);
+  if (blockIdx.x < shares.product_blocks) {
+    project_tile<T, kTiles>(p, shares, tile_ring);
   } else {
-    project_tile<T, kTiles>(p, shares, block - shares.load_blocks, tile_ring);
+    load_share(load, shares);
   }
 }
 
@@ -243,9 +242,8 @@ cudaError_t launch_load_and_project(const LoadProblem& load, const EncoderProjec
     if (error != cudaSuccess) {
       return error;
     }
-    const Shares shares{load_blocks(load), column_blocks, groups};
-    kernel<<<shares.load_blocks + row_blocks * column_blocks, kThreads, shared_bytes, stream>>>(load, p,
-                                                                                              shares);
+    const Shares shares{row_blocks * column_blocks, column_blocks, groups};
+    kernel<<<shares.product_blocks + load_blocks(load), kThreads, shared_bytes, stream>>>(load, p, shares);
     return cudaGetLastError();
   };
   const int rows = static_cast<int>(p.rows);
@@ -255,7 +253,7 @@ cudaError_t launch_load_and_project(const LoadProblem& load, const EncoderProjec
       return launch(load_and_project_tiles_kernel<T, kTiles>, ceil_div(rows, Tile::kRows),
                     ceil_div(p.output_width, Tile::kColumns), 1, Tile::kBytes);
     };
-    if (rows > kMostFewTiled && p.output_width % kVector<T> == 0) {
+    if (rows > kMostInSmallTiles && p.output_width % kVector<T> == 0) {
       return in_tiles.template operator()<8>();
     }
     if (rows > kMostStreamedFrames && p.output_width % kVector<T> == 0) {
