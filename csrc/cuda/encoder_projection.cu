@@ -23,7 +23,7 @@ using namespace product;
 template <typename T>
 constexpr int kMostFrames = std::is_same_v<T, float> ? 1800 : 6000;
 // Of 16-bit elements: streamed up to here.
-constexpr int kMostStreamedFrames = 384;
+constexpr int kMostStreamedFrames = 192;
 // Tiles of 64 frames up to here, then of 128.
 constexpr int kMostInSmallTiles = 3200;
 constexpr int kRowGroups = 2;  // of a tile
