@@ -27,6 +27,8 @@ constexpr int kMostStreamedFrames = 192;
 // Tiles of 64 frames up to here, then of 128.
 constexpr int kMostInSmallTiles = 3200;
 constexpr int kRowGroups = 2;  // of a tile
+// Of a multiprocessor; without warpgroup products a block needs its registers alone.
+constexpr int kTileBlocks = wgmma::kExists ? 2 : 1;
 // Blocks that load the counters or one state tensor, at most.
 constexpr int kLoadBlocks = 8;
 
@@ -166,7 +168,7 @@ __device__ inline void project_tile(const EncoderProjection& p, const Shares& sh
 }
 
 template <typename T, int kTiles>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kThreads, kTileBlocks)
     load_and_project_tiles_kernel(const __grid_constant__ LoadProblem load,
                                   const __grid_constant__ EncoderProjection p,
                                   const __grid_constant__ Shares shares) {
