@@ -123,16 +123,11 @@ struct CallContext {
   }
 };
 
-inline std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& shape) {
-  std::vector<int64_t> strides(shape.size(), 1);
-  for (size_t d = shape.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(shape[d], 1);
-  return strides;
-}
-
 // A contiguous tensor on the device of another, not initialised. torch::stable::new_empty does the same by
 // way of torch's dispatcher, which looks the op up by its name: several times the cost of the memory.
 inline Tensor new_tensor(const Tensor& next_to, const std::vector<int64_t>& shape, ScalarType dtype) {
-  const std::vector<int64_t> strides = contiguous_strides(shape);
+  std::vector<int64_t> strides(shape.size(), 1);
+  for (size_t d = shape.size(); d-- > 1;) strides[d - 1] = strides[d] * std::max<int64_t>(shape[d], 1);
   int32_t device_type = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(next_to.get(), &device_type));
   AtenTensorHandle tensor = nullptr;

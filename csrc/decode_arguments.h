@@ -70,4 +70,14 @@ inline void check_host_records(const CallContext& call, int64_t records, const D
         ": host_records must be 0 or between ", least, " and ", most, ", got ", records, ".");
 }
 
+// Room for what the predictor carries; `next_to` is a tensor on the device.
+inline std::vector<Tensor> new_carried(const DecodeSizes& sizes, const Tensor& next_to) {
+  std::vector<Tensor> tensors;
+  tensors.reserve(sizes.carried.size() + 2);
+  for (const StateTensor& part : sizes.carried) {
+    tensors.push_back(new_tensor(next_to, part.shape, part.dtype));
+  }
+  return tensors;
+}
+
 }  // namespace rnnt_fastdecode

@@ -33,13 +33,10 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> greedy_decode(
   const auto counters = [&] { return empty({batch}, ScalarType::Int); };
   const auto table = [&](ScalarType of) { return empty({batch, sizes.capacity}, of); };
 
-  std::vector<Tensor> carried, given(state.begin(), state.end() - 2);
+  std::vector<Tensor> carried = new_carried(sizes, encoder_output), given(state.begin(), state.end() - 2);
   const Tensor &time_jumps = state[given.size()], &decoded_lengths = state[given.size() + 1];
   std::vector<int64_t> batch_dims;
-  for (const StateTensor& part : sizes.carried) {
-    carried.push_back(new_tensor(encoder_output, part.shape, part.dtype));
-    batch_dims.push_back(part.batch_dim);
-  }
+  for (const StateTensor& part : sizes.carried) batch_dims.push_back(part.batch_dim);
   const Tensor row_lengths = counters(), times = counters(), symbols = counters(), counts = counters();
   cpu::load_rows(lengths, time_jumps, given, batch_dims, frames, row_lengths, times, symbols, counts,
                  carried);

@@ -46,64 +46,6 @@ struct CallMemory {
   unsigned char *encoder, *scratch;
 };
 
-// What the predictor carries, in one piece of memory: a tensor of its own for each part would take the time
-// of an allocation before the kernels start. They are made of it later.
-class Carried {
- public:
-  Carried(const std::vector<StateTensor>& parts, ScalarType dtype, const Tensor& next_to) : parts_(parts) {
-    int64_t bytes = 0;
-    for (const StateTensor& part : parts) {
-      offsets_.push_back(bytes);
-      bytes +=
-          (elements(part) * element_bytes(part.dtype) + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
-    }
-    block_ = new_tensor(next_to, {bytes / element_bytes(dtype)}, dtype);
-  }
-
-  size_t count() const { return parts_.size(); }
-  void* data(size_t i) const { return static_cast<char*>(block_.mutable_data_ptr()) + offsets_[i]; }
-  void* output() const { return data(count() - 1); }
-
-  std::vector<Tensor> tensors() const {
-    std::vector<Tensor> all;
-    for (size_t i = 0; i < count(); ++i) {
-      const ScalarType whole = block_.scalar_type();
-      const auto& [dtype, shape, _] = parts_[i];
-      const int64_t first = offsets_[i] / element_bytes(whole);
-      if (dtype == whole) {
-        all.push_back(shaped(block_, shape, first));
-        continue;
-      }
-      const int64_t length = elements(parts_[i]) * element_bytes(dtype) / element_bytes(whole);
-      std::array stack{torch::stable::detail::from(shaped(block_, {length}, first)),
-                       torch::stable::detail::from(dtype)};
-      TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::view", "dtype", stack.data(), TORCH_ABI_VERSION));
-      all.push_back(shaped(torch::stable::detail::to<Tensor>(stack[0]), shape, 0));
-    }
-    return all;
-  }
-
- private:
-  static int64_t elements(const StateTensor& part) {
-    int64_t count = 1;
-    for (const int64_t extent : part.shape) count *= extent;
-    return count;
-  }
-
-  // A contiguous tensor in the memory of another, from element `first` on.
-  static Tensor shaped(const Tensor& memory, const std::vector<int64_t>& shape, int64_t first) {
-    const std::vector<int64_t> strides = contiguous_strides(shape);
-    AtenTensorHandle view = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch__reinterpret_tensor(memory.get(), static_cast<int64_t>(shape.size()),
-                                                          shape.data(), strides.data(), first, &view));
-    return Tensor(view);
-  }
-
-  const std::vector<StateTensor>& parts_;
-  std::vector<int64_t> offsets_;
-  Tensor block_;
-};
-
 // A call out of its arguments, all of them checked.
 struct Call {
   const CallContext& context;
@@ -123,9 +65,10 @@ struct Call {
   bool one_counter(size_t back) const { return begins() or (state.end() - back)->size(0) == 1; }
 };
 
-cuda::LoadProblem load_problem(const Call& call, const Carried& carried, const CallMemory& memory) {
+cuda::LoadProblem load_problem(const Call& call, const std::vector<Tensor>& carried,
+                               const CallMemory& memory) {
   const int batch = static_cast<int>(call.sizes.joint.batch);
-  cuda::LoadProblem problem{.state = {.part = {}, .count = static_cast<int>(carried.count()), .batch = batch},
+  cuda::LoadProblem problem{.state = {.part = {}, .count = static_cast<int>(carried.size()), .batch = batch},
                             .lengths = call.lengths.const_data_ptr(),
                             .wide_lengths = call.wide_lengths(),
                             .time_jumps = static_cast<const int*>(call.counter(2)),
@@ -136,15 +79,14 @@ cuda::LoadProblem load_problem(const Call& call, const Carried& carried, const C
                             .times = memory.times,
                             .symbols = memory.symbols,
                             .counts = memory.counts};
-  for (size_t i = 0; i < carried.count(); ++i) {
-    const auto& [dtype, shape, batch_dim] = call.sizes.carried[i];
-    problem.state.part[i] = {
-        .from = call.begins() ? call.network.start[i].in(call.block) : call.state[i].const_data_ptr(),
-        .to = carried.data(i),
-        .outer = batch_dim == 0 ? 1 : shape[0],
-        .from_rows = call.begins() ? 1 : call.state[i].size(batch_dim),
-        .to_rows = batch,
-        .row_bytes = shape.back() * element_bytes(dtype)};
+  for (size_t i = 0; i < carried.size(); ++i) {
+    StatePart& part = problem.state.part[i];
+    part =
+        state_part(call.begins() ? carried[i] : call.state[i], carried[i], call.sizes.carried[i].batch_dim);
+    if (call.begins()) {
+      part.from = call.network.start[i].in(call.block);
+      part.from_rows = 1;
+    }
   }
   return problem;
 }
@@ -266,13 +208,13 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> greedy_decode(
 
   // The memory is this call's alone and goes back in the order of the stream, whatever happens here.
   const Launch launch(encoder_output);
-  const Carried carried(sizes.carried, dtype, encoder_output);
+  std::vector<Tensor> new_state = new_carried(sizes, encoder_output);
   cuda::EncoderProjection projection = projection_of(call);
   const bool own_projection = runs and is_own(projection, dtype);
   const int64_t encoder_bytes = projection.rows * projection.output_width * element_bytes(dtype);
   const CallMemory memory(encoder_output, sizes.joint.batch, sizes.room, own_projection ? encoder_bytes : 0,
                           launches.scratch_bytes);
-  const cuda::LoadProblem load = load_problem(call, carried, memory);
+  const cuda::LoadProblem load = load_problem(call, new_state, memory);
   Tensor projected;
   if (own_projection) {
     greedy.joint.encoder = projection.output = memory.encoder;
@@ -287,12 +229,11 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> greedy_decode(
   }
   if (runs) {
     give_memory(greedy, memory);
-    cuda::ResidentProblem problem = resident_problem(sizes.predictor, greedy, constants_of(call),
-                                                     carried.data(0), carried.data(1), carried.output());
+    cuda::ResidentProblem problem =
+        resident_problem(sizes.predictor, greedy, constants_of(call), new_state, new_state.back());
     problem.scratch = memory.scratch;
     launch_rows(context, launches, problem, dtype, launch.stream);
   }
-  std::vector<Tensor> new_state = carried.tensors();
   const Tensor host_labels = new_page(host_records, kRecord);
   const Tensor labels = pack(call, memory, host_labels, new_state, launch.stream);
   return {labels, host_labels, new_state};

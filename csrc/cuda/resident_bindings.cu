@@ -110,8 +110,8 @@ void check_alignment(const CallContext& call, const char* name, const void* poin
 }
 
 cuda::ResidentProblem resident_problem(const PredictorSizes& predictor, const cuda::GreedyProblem& greedy,
-                                       const ResidentConstants& constants, void* state, void* cell,
-                                       void* output) {
+                                       const ResidentConstants& constants, const std::vector<Tensor>& state,
+                                       const Tensor& output) {
   const bool lstm = predictor.kind == PredictorKind::kLstm;
   return {.greedy = greedy,
           .gate_table = static_cast<const float*>(constants.gate_table),
@@ -120,10 +120,10 @@ cuda::ResidentProblem resident_problem(const PredictorSizes& predictor, const cu
           .bias = static_cast<const float*>(constants.bias),
           .projection = constants.projection,
           .projection_bias = constants.projection_bias,
-          .hidden = lstm ? state : nullptr,
-          .cell = lstm ? static_cast<float*>(cell) : nullptr,
-          .context = lstm ? nullptr : static_cast<int*>(state),
-          .output = output,
+          .hidden = lstm ? state[0].mutable_data_ptr() : nullptr,
+          .cell = lstm ? mutable_floats(state[1]) : nullptr,
+          .context = lstm ? nullptr : mutable_ints(state[0]),
+          .output = output.mutable_data_ptr(),
           .state_rows = greedy.joint.batch,
           .layers = static_cast<int>(predictor.layers),
           .context_size = static_cast<int>(predictor.context),
@@ -171,9 +171,7 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
                                     .bias = lstm ? weights[2].const_data_ptr() : nullptr,
                                     .projection = weights[lstm ? 3 : 1].const_data_ptr(),
                                     .projection_bias = weights[lstm ? 4 : 2].const_data_ptr()};
-  cuda::ResidentProblem problem =
-      resident_problem(predictor, greedy, constants, state[0].mutable_data_ptr(),
-                       lstm ? state[1].mutable_data_ptr() : nullptr, output.mutable_data_ptr());
+  cuda::ResidentProblem problem = resident_problem(predictor, greedy, constants, state, output);
   problem.scratch = static_cast<unsigned char*>(scratch.mutable_data_ptr());
   const Launches& launches = launches_for(predictor, greedy.joint, output.get_device_index());
   check(greedy.joint.batch == 0 or launches.scratch_bytes > 0, call.op,

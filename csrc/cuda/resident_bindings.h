@@ -21,11 +21,11 @@ struct ResidentConstants {
   const void *gate_table, *tables, *weight, *bias, *projection, *projection_bias;
 };
 
-// The problem of a whole batch. What the kernel updates: the hidden state and the cell of an LSTM, or the
-// context of a stateless predictor as `state`; and the predictor's output.
+// The problem of a whole batch. state: what the predictor carries, where the kernel updates it, as it does
+// output.
 cuda::ResidentProblem resident_problem(const PredictorSizes& predictor, const cuda::GreedyProblem& greedy,
-                                       const ResidentConstants& constants, void* state, void* cell,
-                                       void* output);
+                                       const ResidentConstants& constants, const std::vector<Tensor>& state,
+                                       const Tensor& output);
 
 void check_alignment(const CallContext& call, const char* name, const void* pointer, int64_t row_bytes = 0);
 
