@@ -16,6 +16,11 @@ inline Activation parse_activation(const char* op, const std::string& name) {
   fail(op, ": activation must be 'relu', 'tanh' or 'sigmoid', got '", name, "'.");
 }
 
+inline const char* name_of(Activation activation) {
+  constexpr const char* kNames[] = {"relu", "tanh", "sigmoid"};
+  return kNames[static_cast<int>(activation)];
+}
+
 struct JointSizes {
   int64_t batch, frames, joint_width, vocab, num_durations;
   int64_t encoder_batch_stride;  // in elements
@@ -80,6 +85,11 @@ inline JointSizes check_joint_argmax(const Tensor& encoder, const Tensor& predic
 }
 
 enum class PredictorKind { kLstm, kGru, kStateless, kStatelessRelu };
+
+inline const char* name_of(PredictorKind kind) {
+  constexpr const char* kNames[] = {"lstm", "gru", "stateless", "stateless_relu"};
+  return kNames[static_cast<int>(kind)];
+}
 
 struct PredictorSizes {
   PredictorKind kind;

@@ -55,17 +55,23 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
       "counts, "
       "Tensor(j!) active, Tensor(k!)[] workspace, int condition=0) -> ()");
 
-  // The whole of a call: the joint's encoder projection of encoder_output [B,T,D], load_rows_, greedy_rounds_
-  // to the end of every row, save_rows and pack_labels with room for all. On CUDA by the resident kernel,
-  // which needs gate_table float32 [V,H,4] as in greedy_rounds_. state is that of the predictor without
-  // scratch, then output [B,J], time_jumps [B] and decoded_lengths int64 [B], each of B rows or of one that
-  // all rows start from. Returns pack_labels' tensor and the new state.
+  // The constants of greedy_decode copied into one block of memory, whose layout stands in network.h. weight
+  // to predictor_weights are as for greedy_rounds_, gate_table float32 [V,H,4] is what each label adds to the
+  // gates of an LSTM's first layer, start is the state of one utterance that has not begun.
   m.def(
-      "greedy_decode(Tensor encoder_output, Tensor lengths, Tensor[] state, int window, Tensor "
-      "encoder_weight, "
-      "Tensor? encoder_bias, Tensor weight, Tensor? bias, str activation, int blank_id, int[] durations, int "
-      "max_symbols, str predictor_kind, Tensor[] predictor_weights, Tensor? gate_table=None) -> (Tensor "
-      "labels, Tensor[] new_state)");
+      "pack_network(Tensor encoder_weight, Tensor? encoder_bias, Tensor weight, Tensor? bias, str "
+      "predictor_kind, Tensor[] predictor_weights, Tensor? gate_table, Tensor[] start) -> Tensor");
+
+  // The whole of a call: the joint's encoder projection of encoder_output [B,T,D], load_rows_, greedy_rounds_
+  // to the end of every row, save_rows and pack_labels with room for all. On CUDA by the resident kernel.
+  // network is from pack_network, numbers say what is in it: see network.h. state is that of the predictor
+  // without scratch, then output [B,J], time_jumps [B] and decoded_lengths int64 [B], each of B rows or of
+  // one that all rows start from; [] is the start of an utterance. Returns pack_labels' tensor and the new
+  // state. host_labels [host_records,4] are the first records of that tensor, in page-locked memory of the
+  // host; 0 for none.
+  m.def(
+      "greedy_decode(Tensor encoder_output, Tensor lengths, Tensor[] state, int window, Tensor network, "
+      "int[] numbers, int host_records=0) -> (Tensor labels, Tensor host_labels, Tensor[] new_state)");
 
   // Before the loop: puts B utterances into the first of the loop's R rows; the other rows get no frames.
   // lengths [B] (int32 or int64) are limited to 0 .. frames. time_jumps and every tensor of given have B

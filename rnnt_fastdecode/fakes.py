@@ -52,33 +52,45 @@ def _pack_labels(
     return tokens.new_empty((lengths.shape[0] + room, 4))
 
 
+def _pack_network(
+    encoder_weight: Tensor,
+    encoder_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    predictor_kind: str,
+    predictor_weights: list[Tensor],
+    gate_table: Tensor | None,
+    start: list[Tensor],
+) -> Tensor:
+    parts = (encoder_weight, encoder_bias, weight, bias, *predictor_weights, gate_table, *start)
+    sizes = [part.numel() * part.element_size() for part in parts if part is not None]
+    return weight.new_empty(sum(-(-size // 256) * 256 for size in sizes), dtype=torch.uint8)
+
+
 def _greedy_decode(
     encoder_output: Tensor,
     lengths: Tensor,
     state: list[Tensor],
     window: int,
-    encoder_weight: Tensor,
-    encoder_bias: Tensor | None,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: str,
-    blank_id: int,
-    durations: list[int],
-    max_symbols: int,
-    predictor_kind: str,
-    predictor_weights: list[Tensor],
-    gate_table: Tensor | None = None,
-) -> tuple[Tensor, list[Tensor]]:
+    network: Tensor,
+    numbers: list[int],
+    host_records: int = 0,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     batch, frames = encoder_output.shape[:2]
-    labels = lengths.new_empty((batch + batch * frames * max_symbols, 4), dtype=torch.int32)
-    recurrent = predictor_kind in ("lstm", "gru")
-    shapes = [
-        [tensor.shape[0], batch, tensor.shape[2]]
-        if recurrent and tensor.ndim == 3
-        else [batch, *tensor.shape[1:]]
-        for tensor in state
-    ]
-    return labels, [tensor.new_empty(shape) for tensor, shape in zip(state, shapes, strict=True)]
+    _, kind, _, _, joint_width, _, width, depth, _, _, _, max_symbols, *_ = numbers
+
+    def empty(*shape: int, dtype: torch.dtype = encoder_output.dtype) -> Tensor:
+        return encoder_output.new_empty(shape, dtype=dtype)
+
+    labels = empty(batch + batch * frames * max_symbols, 4, dtype=torch.int32)
+    if kind > 1:
+        carried = [empty(batch, depth - 1, dtype=torch.int32)]
+    else:
+        carried = [empty(depth, batch, width)]
+        carried += [empty(depth, batch, width, dtype=torch.float32)] if kind == 0 else []
+    counters = empty(batch, dtype=torch.int32), empty(batch, dtype=torch.int64)
+    host_labels = torch.empty(host_records, 4, dtype=torch.int32)
+    return labels, host_labels, [*carried, empty(batch, joint_width), *counters]
 
 
 def _in_place(*_arguments: Any, **_keywords: Any) -> None:
@@ -91,6 +103,7 @@ def register() -> None:
         "joint_argmax": _joint_argmax,
         "save_rows": _save_rows,
         "pack_labels": _pack_labels,
+        "pack_network": _pack_network,
         "greedy_decode": _greedy_decode,
     }
     in_place = ("predictor_step_", "kv_cache_update_", "greedy_rounds_", "load_rows_")

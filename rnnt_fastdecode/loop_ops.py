@@ -6,11 +6,18 @@ Letters and the properties that all tensors share are those of `ops`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .errors import ArgumentError
 from .op_libraries import call
+
+# The numbers of a network name these by their place.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+PREDICTOR_KINDS = ("lstm", "gru", "stateless", "stateless_relu")
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
 def greedy_rounds_(
@@ -108,11 +115,17 @@ def greedy_rounds_(
     )
 
 
-def greedy_decode(
-    encoder_output: Tensor,
-    lengths: Tensor,
-    state: Sequence[Tensor],
-    window: int,
+class Network(NamedTuple):
+    """What is fixed about a decoder, as `greedy_decode` takes it: see `pack_network`.
+
+    block: [bytes] uint8 on the decoder's device. numbers: what is in it, and the rules of the search.
+    """
+
+    block: Tensor
+    numbers: list[int]
+
+
+def pack_network(
     encoder_weight: Tensor,
     encoder_bias: Tensor | None,
     weight: Tensor,
@@ -123,8 +136,61 @@ def greedy_decode(
     max_symbols: int,
     predictor_kind: str,
     predictor_weights: Sequence[Tensor],
-    gate_table: Tensor | None = None,
-) -> tuple[Tensor, list[Tensor]]:
+    gate_table: Tensor | None,
+    start: Sequence[Tensor],
+) -> Network:
+    """Copies what is fixed about a decoder into one block of memory.
+
+    Args:
+        encoder_weight: [J, D] dtype. encoder_bias: [J] dtype, or None.
+        weight, bias, activation, blank_id, durations, max_symbols, predictor_kind, predictor_weights: as for
+            `greedy_rounds_`.
+        gate_table: for "lstm" float32 [V, H, 4], as in the workspace of `greedy_rounds_`; else None.
+        start: the state of one utterance that has not begun, as `state` of `greedy_decode` with B = 1.
+
+    Raises:
+        ArgumentError: a wrong shape, dtype, device, layout or value.
+    """
+    op = torch.ops.rnnt_fastdecode.pack_network.default
+    weights = list(predictor_weights)
+    parts = (encoder_weight, encoder_bias, weight, bias, predictor_kind, weights, gate_table, list(start))
+    block = call(op, *parts)
+    if activation not in ACTIVATIONS:
+        raise ArgumentError(
+            f"pack_network: activation must be one of {list(ACTIVATIONS)}, got {activation!r}"
+        )
+    if len(durations) != weight.shape[0] - weights[0].shape[-2]:
+        raise ArgumentError(
+            f"pack_network: durations must be {weight.shape[0] - weights[0].shape[-2]} numbers of frames, "
+            f"got {list(durations)}"
+        )
+    recurrent = predictor_kind in ("lstm", "gru")
+    numbers = [
+        DTYPES.index(weight.dtype),
+        PREDICTOR_KINDS.index(predictor_kind),
+        ACTIVATIONS.index(activation),
+        encoder_weight.shape[1],
+        weight.shape[1],
+        weights[0].shape[-2],
+        weights[0].shape[-1],
+        (weights[1] if recurrent else weights[0]).shape[0],
+        int(encoder_bias is not None),
+        int(bias is not None),
+        blank_id,
+        max_symbols,
+        *durations,
+    ]
+    return Network(block, numbers)
+
+
+def greedy_decode(
+    encoder_output: Tensor,
+    lengths: Tensor,
+    state: Sequence[Tensor],
+    window: int,
+    network: Network,
+    host_records: int = 0,
+) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Greedy decoding of a batch from encoder output to packed labels: all that a decoder's call does.
 
     The encoder projection of the joint, `load_rows_`, `greedy_rounds_` until every row is done, `save_rows`
@@ -137,39 +203,21 @@ def greedy_decode(
         state: what the predictor carries (for "lstm" hidden [L, B, H] dtype and cell [L, B, H] float32, for
             "gru" hidden, else context [B, C - 1] int32), its output [B, J] dtype, time_jumps [B] int32 and
             decoded_lengths [B] int64, as `save_rows` gives them. Each of B rows, or of one that all rows
-            start from.
+            start from. () is the start of an utterance.
         window: W, at least 1. Has no influence on what is emitted.
-        encoder_weight: [J, D] dtype. encoder_bias: [J] dtype, or None.
-        weight, bias, activation, blank_id, durations, max_symbols, predictor_kind, predictor_weights: as for
-            `greedy_rounds_`.
-        gate_table: on CUDA, as in the workspace of `greedy_rounds_`.
+        network: from `pack_network`.
+        host_records: records of the labels that the host gets, B .. B + B * T * max_symbols, or 0.
 
     Returns:
-        labels [B + B * T * max_symbols, 4] int32, as from `pack_labels`, and the state after these frames,
-        like `state` with B rows. Nothing of either is shared with an argument.
+        labels [B + B * T * max_symbols, 4] int32, as from `pack_labels`; host_labels [host_records, 4], its
+        first records in the memory of the host, on CUDA there once the stream is done; and the state after
+        these frames, like `state` with B rows. Nothing is shared with an argument.
 
     Raises:
         ArgumentError: a wrong shape, dtype, device, layout or value.
     """
     op = torch.ops.rnnt_fastdecode.greedy_decode.default
-    return call(
-        op,
-        encoder_output,
-        lengths,
-        state,
-        window,
-        encoder_weight,
-        encoder_bias,
-        weight,
-        bias,
-        activation,
-        blank_id,
-        durations,
-        max_symbols,
-        predictor_kind,
-        predictor_weights,
-        gate_table,
-    )
+    return call(op, encoder_output, lengths, state, window, *network, host_records)
 
 
 def greedy_resident_bytes(

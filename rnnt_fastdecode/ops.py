@@ -19,10 +19,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .loop_ops import greedy_decode, greedy_resident_bytes, greedy_rounds_, load_rows_, pack_labels, save_rows
+from .loop_ops import (
+    Network,
+    greedy_decode,
+    greedy_resident_bytes,
+    greedy_rounds_,
+    load_rows_,
+    pack_labels,
+    pack_network,
+    save_rows,
+)
 from .op_libraries import call, cuda_ops_loaded
 
 __all__ = [
+    "Network",
     "cpu_kernels",
     "cuda_ops_loaded",
     "greedy_decode",
@@ -32,6 +42,7 @@ __all__ = [
     "kv_cache_update_",
     "load_rows_",
     "pack_labels",
+    "pack_network",
     "predictor_step_",
     "save_rows",
 ]

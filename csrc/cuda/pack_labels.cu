@@ -3,10 +3,14 @@
 // Where the labels of a block begin is the sum of all counts before it. Each block adds those up itself,
 // which needs no scratch memory and no order among blocks; with large batches a block takes more rows, so
 // that the counts are not read too often.
+//
+// The host's records are written to its memory from here: a copy behind this kernel would cost more time.
 
 #include <algorithm>
 
+#include "dependent_launch.cuh"
 #include "pack_labels.cuh"
+#include "ptx.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
@@ -46,6 +50,11 @@ __device__ int length_as_given(const PackProblem& p, int row) {
   return static_cast<int>(min(max(length, static_cast<int64_t>(INT32_MIN)), static_cast<int64_t>(INT32_MAX)));
 }
 
+__device__ void store(const PackProblem& p, int64_t place, const int4& record) {
+  p.packed[place] = record;
+  if (place < p.host_records) p.host[place] = record;
+}
+
 __device__ void pack_row(const PackProblem& p, int row, int begin, int lane) {
   const int count = clamped_count(p, row);
   const int64_t decoded = p.decoded_lengths[p.one_decoded_length ? 0 : row];
@@ -56,15 +65,15 @@ __device__ void pack_row(const PackProblem& p, int row, int begin, int lane) {
     const float log_prob = p.log_probs[table + i];
     score += log_prob;
     if (begin + i < p.room) {
-      p.packed[static_cast<int64_t>(p.batch) + begin + i] =
-          make_int4(p.tokens[table + i], p.frames[table + i] + before, p.token_durations[table + i],
-                    __float_as_int(log_prob));
+      store(p, static_cast<int64_t>(p.batch) + begin + i,
+            make_int4(p.tokens[table + i], p.frames[table + i] + before, p.token_durations[table + i],
+                      __float_as_int(log_prob)));
     }
   }
   score = warp_sum(score);
   if (lane == 0) {
-    p.packed[row] =
-        make_int4(begin, count, __float_as_int(static_cast<float>(score)), length_as_given(p, row));
+    store(p, row,
+          make_int4(begin, count, __float_as_int(static_cast<float>(score)), length_as_given(p, row)));
     if (p.ends.time_jumps != nullptr) {
       const int length = p.ends.row_lengths[row];
       p.ends.time_jumps[row] = max(p.ends.times[row] - length, 0);
@@ -78,6 +87,7 @@ __global__ void __launch_bounds__(kThreads) pack_labels_kernel(PackProblem p, in
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int first = blockIdx.x * rows_per_block;
   const int end = min(first + rows_per_block, p.batch);
+  ptx::wait_for_kernel_before();
 
   const int part = warp_sum(count_part(p, 0, first, threadIdx.x, kThreads));
   if (lane == 0) {
@@ -99,8 +109,7 @@ cudaError_t launch_pack_labels(const PackProblem& problem, cudaStream_t stream) 
   const int per_warp = std::max(1, (problem.batch + kMaxBlocks * kWarps - 1) / (kMaxBlocks * kWarps));
   const int rows_per_block = per_warp * kWarps;
   const int blocks = (problem.batch + rows_per_block - 1) / rows_per_block;
-  pack_labels_kernel<<<blocks, kThreads, 0, stream>>>(problem, rows_per_block);
-  return cudaGetLastError();
+  return launch_dependent(pack_labels_kernel, dim3(blocks), kThreads, 0, stream, problem, rows_per_block);
 }
 
 }  // namespace rnnt_fastdecode::cuda

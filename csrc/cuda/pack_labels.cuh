@@ -29,6 +29,8 @@ struct PackProblem {
   int capacity;  // C
   int room;      // labels
   int4* packed;  // [B + room]
+  int4* host;    // its first host_records in memory of the host, or null
+  int host_records;
   RowEnds ends;
 };
 

@@ -83,6 +83,8 @@ Tensor pack_labels(Tensor tokens, Tensor frames, Tensor token_durations, Tensor 
         .capacity = static_cast<int>(sizes.capacity),
         .room = static_cast<int>(room),
         .packed = reinterpret_cast<int4*>(mutable_ints(packed)),
+        .host = nullptr,
+        .host_records = 0,
         .ends = {}};
     const Launch launch(tokens);
     check_cuda("pack_labels", cuda::launch_pack_labels(problem, launch.stream));

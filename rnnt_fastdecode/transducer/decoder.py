@@ -60,6 +60,7 @@ class GreedyDecoder:
         self._predictor, self._joint = pack_predictor(predictor), pack_joint(joint)
         weight = self._joint.weight
         self.device, self.dtype = weight.device, weight.dtype
+        self._width = self._joint.encoder_weight.shape[1]
         if self.device.type not in DEFAULT_WINDOW:
             raise ArgumentError(f"joint must be on a CPU or a CUDA device, got {self.device}")
         if self.dtype not in SUPPORTED_DTYPES:
@@ -90,7 +91,9 @@ class GreedyDecoder:
             )
         parts = (self._predictor, self._joint, self.rules)
         self._runner: CpuRunner | CudaRunner = (
-            CudaRunner(*parts, window, engine) if self.device.type == "cuda" else CpuRunner(*parts)
+            CudaRunner(*parts, self._start, window, engine)
+            if self.device.type == "cuda"
+            else CpuRunner(*parts)
         )
 
     @classmethod
@@ -152,22 +155,17 @@ class GreedyDecoder:
             with torch.inference_mode(False):
                 return self(encoder_output, lengths, state, copy)
         self._check(encoder_output, lengths, state)
-        with torch.no_grad():
-            return self._decode(encoder_output, lengths, state, copy)
-
-    def _decode(
-        self, encoder_output: Tensor, lengths: Tensor, state: DecodeState | None, copy: bool
-    ) -> DecodeResult:
-        if encoder_output.shape[0] == 0 or encoder_output.shape[1] == 0:
+        if encoder_output.requires_grad:
+            encoder_output = encoder_output.detach()
+        if encoder_output.numel() == 0:
             state = self.initial_state(encoder_output.shape[0]) if state is None else state
             return DecodeResult.without_frames(lengths, state)
         return self._runner(encoder_output, lengths, self._start if state is None else state, copy)
 
     def _check(self, encoder_output: Tensor, lengths: Tensor, state: DecodeState | None) -> None:
-        width = self._joint.encoder_weight.shape[1]
         shape = encoder_output.shape
-        if len(shape) != 3 or shape[2] != width:
-            raise ArgumentError(f"encoder_output must be [B, T, {width}], got {list(shape)}")
+        if len(shape) != 3 or shape[2] != self._width:
+            raise ArgumentError(f"encoder_output must be [B, T, {self._width}], got {list(shape)}")
         if not encoder_output.is_floating_point():
             raise ArgumentError(f"encoder_output must be floating point, got {encoder_output.dtype}")
         if encoder_output.device != self.device:
@@ -177,7 +175,7 @@ class GreedyDecoder:
             raise ArgumentError(
                 f"lengths must be [{batch}] int32 or int64, got {list(lengths.shape)} {lengths.dtype}"
             )
-        if lengths.device.type == "cpu":
+        if lengths.is_cpu:
             least, most = (int(value) for value in lengths.aminmax()) if batch > 0 else (0, 0)
             if least < 0 or most > frames:
                 raise ArgumentError(

@@ -30,6 +30,7 @@ class PackedLabels:
     frames: lengths that are negative or greater are an error of the caller, raised when the host reads; None
         if they have been looked at before.
     ready: recorded behind what fills `packed`; None if nothing is under way.
+    copy: [batch + likely, 4] int32 in page-locked memory, filled together with `packed`; None if it is not.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class PackedLabels:
         likely: int | None = None,
         frames: int | None = None,
         ready: torch.cuda.Event | None = None,
+        copy: Tensor | None = None,
     ) -> None:
         self.batch, self.device = batch, packed.device
         self._likely = packed.shape[0] - batch if likely is None else min(likely, packed.shape[0] - batch)
         self._frames, self._ready = frames, ready
         self._packed: Tensor | None = packed
-        self._copy: Tensor | None = None
+        self._copy = copy
         self._records: np.ndarray | None = None
         self._lock = threading.Lock()
 

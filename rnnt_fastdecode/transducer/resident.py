@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -30,14 +28,18 @@ class ResidentRunner:
 
     A call has memory of its own, in the order of its stream: calls of several threads and on several streams
     do not wait for one another. Memory of the decoder itself: 16 * V * H bytes for the table of input gates
-    (LSTM). Of a call, with C = T * max_symbols: B * T * J elements of the weights' dtype for the encoder, 16
-    * B * C bytes for the labels as they come, as many for the packed ones, and scratch: about 3 MB, in fp32
-    6 MB.
+    (LSTM), and a copy of it and of all weights in one block. Of a call, with C = T * max_symbols: B * T * J
+    elements of the weights' dtype for the encoder, 16 * B * C bytes for the labels as they come, as many for
+    the packed ones, and scratch: about 3 MB, in fp32 6 MB. On the host: 16 * B * (T + 1) bytes of page-locked
+    memory.
 
     window: frames judged at once; None chooses for every batch: as many as are fast and find room.
     """
 
     path = "cuda resident"
+
+    _network: ops.Network
+    _start: DecodeState
 
     def __init__(
         self, predictor: PredictorWeights, joint: JointWeights, rules: GreedyRules, window: int | None
@@ -46,7 +48,6 @@ class ResidentRunner:
         self._device, self._dtype = joint.weight.device, joint.weight.dtype
         self._window = window
         self._windows: dict[int, int] = {}
-        self._network: tuple[Any, ...] = ()
 
     def window(self, batch: int) -> int:
         """Frames judged at once in a batch of this size; 0 where the kernel cannot decode it."""
@@ -66,21 +67,26 @@ class ResidentRunner:
             self._joint.weight, predictor.kind, predictor.weights, batch, len(durations), window
         )
 
-    def prepare(self) -> None:
-        """Make ready what every call reads, and wait for it: calls may come on any stream."""
-        joint, rules = self._joint, self._rules
-        self._network = (
+    def prepare(self, start: DecodeState) -> None:
+        """Make ready what every call reads, and wait for it: calls may come on any stream.
+
+        start: the state of one utterance that has not begun; what most calls start from costs them nothing.
+        """
+        joint, rules, predictor = self._joint, self._rules, self._predictor
+        self._start = start
+        self._network = ops.pack_network(
             joint.encoder_weight,
             joint.encoder_bias,
             joint.weight,
             joint.bias,
             joint.activation,
             rules.blank_id,
-            list(rules.durations),
+            rules.durations,
             rules.max_symbols,
-            self._predictor.kind,
-            self._predictor.weights,
-            self._predictor.gate_table,
+            predictor.kind,
+            predictor.weights,
+            predictor.gate_table if predictor.kind == "lstm" else None,
+            start.tensors,
         )
         torch.cuda.current_stream(self._device).synchronize()
 
@@ -88,23 +94,26 @@ class ResidentRunner:
         self, encoder_output: Tensor, lengths: Tensor, state: DecodeState, copy: bool
     ) -> DecodeResult:
         """Decode a batch that fits, on the current device's current stream."""
-        batch, frames = encoder_output.shape[:2]
+        batch, frames, _ = encoder_output.shape
+        if encoder_output.dtype != self._dtype or not encoder_output.is_contiguous():
+            encoder_output = encoder_output.to(self._dtype).contiguous()
+        carried = () if state is self._start else state.tensors
+        likely = batch * frames
         try:
-            labels, tensors = ops.greedy_decode(
-                encoder_output.to(self._dtype).contiguous(),
+            labels, host_labels, tensors = ops.greedy_decode(
+                encoder_output,
                 lengths,
-                state.tensors,
+                carried,
                 self.window(batch),
-                *self._network,
+                self._network,
+                batch + likely if copy else 0,
             )
         except RuntimeError:
             self._raise_if_memory_is_short(batch, frames)
             raise
         ready = torch.cuda.Event()
-        packed = PackedLabels(labels, batch, likely=batch * frames, frames=frames, ready=ready)
-        if copy:
-            packed.enqueue_copy()
         ready.record()
+        packed = PackedLabels(labels, batch, likely, frames, ready, host_labels if copy else None)
         return DecodeResult(packed, DecodeState.of(tensors, state.batch_dims), self.path)
 
     def _raise_if_memory_is_short(self, batch: int, frames: int) -> None:

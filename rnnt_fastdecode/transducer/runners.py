@@ -171,7 +171,8 @@ class GraphRunner:
 class CudaRunner:
     """Chooses for every batch: the resident kernel, where the weights fit, or a graph of masked rounds.
 
-    window: of the resident kernel; None chooses. engine: one of ENGINES; None chooses for every batch.
+    start: the state of one utterance that has not begun. window: of the resident kernel; None chooses.
+    engine: one of ENGINES; None chooses for every batch.
     """
 
     def __init__(
@@ -179,6 +180,7 @@ class CudaRunner:
         predictor: PredictorWeights,
         joint: JointWeights,
         rules: GreedyRules,
+        start: DecodeState,
         window: int | None = None,
         engine: str | None = None,
     ) -> None:
@@ -191,7 +193,7 @@ class CudaRunner:
                 "engine 'resident' cannot run this network on this device: see ops.greedy_resident_bytes"
             )
         if fits:
-            resident.prepare()
+            resident.prepare(start)
         self._resident = resident if fits else None
         self._graph_from = 1 + MOST_ROWS[joint.weight.dtype] if engine is None else None
         self.path = resident.path if fits else self._graph.path
@@ -224,7 +226,7 @@ class CudaRunner:
                 "GreedyDecoder cannot be recorded into a CUDA graph: it launches a graph of its own and "
                 "grows its buffers. Call it outside of the capture."
             )
-        if lengths.device != self._device:
+        if lengths.is_cpu:
             # A copy of the caller's tensor: from page-locked memory it would be read later.
             lengths = lengths.clone().to(self._device, non_blocking=True)
         result = self._runner(encoder_output.shape[0])(encoder_output, lengths, state, copy)

@@ -192,6 +192,21 @@ class TestOnGpu:
             for ours, theirs in alike:
                 assert ours.log_probs == pytest.approx(theirs.log_probs, abs=0.02)
 
+    @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+    @pytest.mark.parametrize("width", [320, 328])
+    def test_the_encoder_projection_is_that_of_torch(self, plant, width, dtype):
+        """Frames that are not aligned to 16 bytes go through torch's own product."""
+        parts = plant(vocab_size=129, joint_width=width)
+        decoder = make(parts, dtype, engine="resident")
+        for rows, frames in ((1, 3), (2, 70), (9, 100), (40, 90)):
+            encoder, lengths = ragged(parts[0], rows, frames, seed=rows)
+            encoder = encoder.to("cuda", dtype)
+            shifted = torch.empty(encoder.numel() + 1, dtype=dtype, device="cuda")[1:].view(encoder.shape)
+            ours, theirs = decoder(encoder, lengths), decoder(shifted.copy_(encoder), lengths)
+            assert lists(ours) == lists(theirs)
+            tolerance = 1e-4 if dtype == torch.float32 else 0.03
+            torch.testing.assert_close(ours.log_probs, theirs.log_probs, rtol=0, atol=tolerance)
+
     @pytest.mark.parametrize("dtype", HALVES)
     @pytest.mark.parametrize(
         "kind, layers, vocab_size, width",
