@@ -13,6 +13,7 @@
 #include "shared_memory.cuh"
 #include "streamed_operand.cuh"
 #include "tile_plan.cuh"
+#include "weight_stream.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
@@ -62,7 +63,7 @@ __device__ inline void project(const EncoderProjection& p, const Shares& shares,
     columns[octet] = min(first_column + octet * kOctet, p.output_width - 1);
   }
   WeightStream<kAhead<T, kTiles>> weights;
-  weights.start(p.weight, columns, vectors, share, lane);
+  weights.start(p.weight, columns, {vectors}, share, lane);
 
   const int64_t first_row = static_cast<int64_t>(block / shares.column_blocks) * kRows;
   const int count = static_cast<int>(min(static_cast<int64_t>(kRows), p.rows - first_row));
