@@ -2,9 +2,9 @@
 //
 // A number of 24 significant bits is the exact sum of three of 8 bits, high + middle + low, each of which is
 // a bf16 number (of numbers below 2^-110, what is below 2^-133 is lost). Products of such parts are exact in
-// fp32. Of the nine, three are left out: 2^-23 of the whole on average, as much as one fp32 addition rounds
-// away. Tensor cores cut sums off where other additions round: so the large products high * high have sums of
-// their own, over a depth of at most 80, and what is added up further is rounded.
+// fp32. Of the nine, three are left out: below 2^-22 of the whole, and of both signs. Tensor cores cut sums
+// off where other additions round: so the large products high * high have sums of their own, over a depth of
+// at most 80, and what is added up further is rounded.
 //
 // The order of the depth inside a product is free as long as both operands agree: a lane (g = lane / 4, t =
 // lane % 4) holds 4 consecutive numbers of a row, 4 t .. 4 t + 3 of a step of 16.
@@ -36,18 +36,19 @@ __device__ inline uint32_t upper_halves(float a, float b) {
   return __byte_perm(__float_as_uint(a), __float_as_uint(b), 0x7632);
 }
 
-__device__ inline float below_upper_half(float x) {
-  return x - __uint_as_float(__float_as_uint(x) & 0xffff0000u);
-}
+__device__ inline float upper_half(float x) { return __uint_as_float(__float_as_uint(x) & 0xffff0000u); }
 
+// The first part is cut off, so that it never overflows, the second rounded: so the products that are left
+// out are small and of both signs. The third is what is left.
 template <int Words>
 __device__ inline void split_pair(uint32_t (&part)[3][Words], int word, float a, float b) {
-#pragma unroll
-  for (int i = 0; i < 3; ++i) {
-    part[i][word] = upper_halves(a, b);
-    a = below_upper_half(a);
-    b = below_upper_half(b);
-  }
+  part[0][word] = upper_halves(a, b);
+  a -= upper_half(a);
+  b -= upper_half(b);
+  const __nv_bfloat162 middle = __floats2bfloat162_rn(a, b);
+  const uint32_t bits = reinterpret_cast<const uint32_t&>(middle);
+  part[1][word] = bits;
+  part[2][word] = upper_halves(a - __uint_as_float(bits << 16), b - __uint_as_float(bits & 0xffff0000u));
 }
 
 __device__ inline SplitRow split_row(const float4& x) {
