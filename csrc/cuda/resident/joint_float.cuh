@@ -1,11 +1,11 @@
-// The joint network of the resident decoder in fp32, for few rows. A block owns 8 columns and judges, of its
-// slot's live rows, eight (row, frame) pairs at a time. Such a tile of pairs is the work of one warp, or of
-// 2, 4 or 8 that share its depth: no barrier of the block, every warp waits for its own rows only.
+// The joint network of the resident decoder in fp32, for few rows. A block owns 8 or 32 columns and judges,
+// of its slot's live rows, eight (row, frame) pairs at a time. Such a tile of pairs is the work of one warp,
+// or of 2, 4 or 8 that share its depth: no barrier of the block, every warp waits for its own rows only.
 //
-// A lane (k = lane / 4, q = lane % 4) multiplies all eight pairs with the columns q and q + 4, at the depths
-// 32 s + 4 k .. + 3 of every step s. Activated sums of encoder and predictor pass through the warp's own
-// shared memory, some steps at a time; the next ones are on their way meanwhile. At the end the products are
-// halved from lane to lane until lane (k, q) has pair k.
+// A lane (k = lane / 4, q = lane % 4) multiplies all eight pairs with the columns q, q + 4, ..., at the
+// depths 32 s + 4 k .. + 3 of every step s. Activated sums of encoder and predictor pass through the warp's
+// own shared memory, some steps at a time; the next ones are on their way meanwhile. At the end the products
+// are halved from lane to lane until lane (k, q) has pair k.
 #pragma once
 
 #include "../ptx.cuh"
@@ -13,9 +13,9 @@
 
 namespace rnnt_fastdecode::cuda {
 
+// kStaged: steps that pass through shared memory at a time.
+template <int kLaneColumns, int kStaged>
 struct FloatJoint {
-  static constexpr int kLaneColumns = kFewLaneColumns;
-  static constexpr int kStaged = kFewStaged;  // steps that pass through shared memory at a time
   static constexpr int kPairs = 8;
   static constexpr int kColumns = kColumnLanes * kLaneColumns;
   static constexpr int kStep = 4 * kDepthLanes;

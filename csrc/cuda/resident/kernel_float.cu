@@ -15,8 +15,9 @@ struct FloatStages {
 
 template <int ProductRows>
 struct FewStages : FloatStages {
+  static constexpr bool kWide = ProductRows == 8;
   using Step = FloatPredictor<ProductRows>;
-  using Joint = FloatJoint;
+  using Joint = FloatJoint<kFewLaneColumns[kWide], kFewStaged[kWide]>;
 };
 
 template <int RowTiles, int JointTiles>
@@ -32,6 +33,7 @@ cudaError_t launch_resident<float>(const ResidentProblem& problem, cudaStream_t 
   const auto run = [&](auto kernel) { return launch(kernel, kThreads, problem, stream); };
   if (problem.plan.many.row_tiles == 4) return run(resident_kernel<ManyStages<4, kManyTiles[1]>>);
   if (problem.plan.many.row_tiles == 1) return run(resident_kernel<ManyStages<1, kManyTiles[0]>>);
+  if (problem.plan.few.product_rows == 8) return run(resident_kernel<FewStages<8>>);
   if (problem.plan.few.product_rows == 4) return run(resident_kernel<FewStages<4>>);
   return run(resident_kernel<FewStages<1>>);
 }

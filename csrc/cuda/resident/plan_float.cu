@@ -11,8 +11,7 @@ constexpr int kWarps = 8;
 constexpr int kFloat = 4;
 constexpr int kGates = 4;
 constexpr int kTilePairs = 8;
-constexpr int kFewRows = 4;
-constexpr int kFewColumns = 4 * kFewLaneColumns;
+constexpr int kFewRows = 8;
 constexpr int kLaneBytes = 40;  // of few rows: of a lane's part of a column
 constexpr int kStepDepth = 16;  // of many rows: see split.cuh
 constexpr int kTileStepBytes = 16 * kStepDepth * kFloat;
@@ -41,14 +40,14 @@ void place_columns(const ResidentShape& shape, int rows, int tile_columns, Resid
 }
 
 // How many rows a tile of pairs has, and how many warps share it, for which the busiest slot is done first.
-void choose_tiles(const ResidentShape& shape, int rows, ResidentPlan& plan) {
+void choose_tiles(const ResidentShape& shape, int rows, int most_part_shift, ResidentPlan& plan) {
   constexpr int kProducts = 20, kOverhead = 5;  // time that a warp alone takes for a tile
   int best = 0;
   for (int shift = 0; shift < 3; ++shift) {
     const int group_rows = 1 << shift;
     const int frame_tiles = divide_up(shape.window, kTilePairs / group_rows);
     const int tiles = divide_up(divide_up(rows, group_rows), plan.slots) * frame_tiles;
-    for (int part_shift = 0; part_shift <= 3; ++part_shift) {
+    for (int part_shift = 0; part_shift <= most_part_shift; ++part_shift) {
       const int cost = divide_up(tiles, kWarps >> part_shift) * ((kProducts >> part_shift) + kOverhead);
       if (plan.group_rows == 0 || cost < best) {
         best = cost;
@@ -61,22 +60,26 @@ void choose_tiles(const ResidentShape& shape, int rows, ResidentPlan& plan) {
   }
 }
 
+// Rows are few where every block has one tile of columns: a small one for up to 4.
 bool plan_few(const ResidentShape& shape, int rows, Room& room, ResidentPlan& plan) {
   FloatPlan& single = plan.single;
   FewPlan& few = plan.few;
-  few.product_rows = rows > 1 ? 4 : 1;
-  place_columns(shape, rows, kFewColumns, plan);
-  choose_tiles(shape, rows, plan);
+  const int columns = shape.num_tokens + shape.num_durations;
+  const bool wide = rows > 4 || columns > 4 * kFewLaneColumns[0] * plan.blocks;
+  const int tile_columns = 4 * kFewLaneColumns[wide];
+  few.product_rows = wide ? 8 : rows > 1 ? 4 : 1;
+  place_columns(shape, rows, tile_columns, plan);
+  choose_tiles(shape, rows, wide ? 2 : 3, plan);
 
   const int layer_units = shape.layers * rows * kFloatUnits;
-  few.slices =
-      room.place(std::max(few.product_rows * kFloatWidth, kWarps * kTilePairs * kFewStaged * 32) * kFloat);
+  few.slices = room.place(
+      std::max(few.product_rows * kFloatWidth, kWarps * kTilePairs * kFewStaged[wide] * 32) * kFloat);
   single.sums = room.place(4 * kWarps * float_warp_sums(few.product_rows) * kFloat);
   few.cells = room.place(layer_units * kFloat);
   few.recurrent_sums = room.place(layer_units * kGates * kFloat);
   single.row_lists = room.place(2 * kWarps * kFloatRows);
-  single.column_biases = room.place(kFewColumns * kFloat);
-  single.joint_weights = room.place(kFewColumns * kFloatWidth * kFloat);
+  single.column_biases = room.place(tile_columns * kFloat);
+  single.joint_weights = room.place(tile_columns * kFloatWidth * kFloat);
   if (room.used > room.limit) {
     return false;
   }
@@ -139,7 +142,8 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
   out.deciders = rows <= free_blocks ? free_blocks : out.blocks;
 
   Room room{.limit = shared_limit - kFloatStaticBytes};
-  const bool few = rows <= kFewRows && shape.num_tokens + shape.num_durations <= kFewColumns * out.blocks;
+  const int most_columns = 4 * kFewLaneColumns[1] * out.blocks;
+  const bool few = rows <= kFewRows && shape.num_tokens + shape.num_durations <= most_columns;
   if (!(few ? plan_few : plan_many)(shape, rows, room, out)) {
     return false;
   }

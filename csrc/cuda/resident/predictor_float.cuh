@@ -1,12 +1,12 @@
 // The prediction network of the resident decoder in fp32, for few rows: those with a label are listed without
-// gaps and stepped up to 4 at a time. Cells and recurrent sums stay in shared memory.
+// gaps and stepped up to 8 at a time. Cells and recurrent sums stay in shared memory.
 #pragma once
 
 #include "product_float.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
-// Rows of one product: 1 or 4.
+// Rows of one product: 1, 4 or 8.
 template <int Rows>
 struct FloatPredictor : FloatShare {
   static constexpr int kGateColumns = kFloatUnits * kGates;

@@ -4,8 +4,8 @@
 // every row. A lane (k = lane / 4, q = lane % 4) keeps 10 of them in registers for each of its columns; the 8
 // lanes of a q share their columns, the 4 neighbours of a k their numbers of a row: reads of shared memory
 // are merged only between neighbours. The rows' slices lie in shared memory: a lane reads its 10 numbers of a
-// row once for all its columns. Then the sums of up to 4 rows are halved from lane to lane until lane k has
-// row k % 4, and whoever needs a sum adds up the parts of the 8 warps.
+// row once for all its columns. Then the sums of the rows are halved from lane to lane until each has those
+// of one, and whoever needs a sum adds up the parts of the 8 warps.
 #pragma once
 
 #include "share_float.cuh"
@@ -136,7 +136,7 @@ __device__ inline void read_row(float (&x)[kLaneDepth], const LaneRow& row) {
   x[8] = rest.x, x[9] = rest.y;
 }
 
-// This warp's part of Rows rows (1, 2 or 4) times the lane's columns: lane k gets row k % Rows. It
+// This warp's part of Rows rows (1, 2, 4 or 8) times the lane's columns: lane k gets row k % Rows. It
 // multiplies this row and those that differ from it in one bit, in two, ...: of every two sums that differ in
 // the lowest bit it keeps one and gives the other to the lane that wants it, then of those in the next bit.
 // So a sum is always added up in the same order, whatever Rows is. A row is read while the one before is

@@ -27,10 +27,11 @@ constexpr int kFloatUnits = 5;
 constexpr int kFloatOutputs = 6;
 constexpr int kFloatBestBytes = 24;
 
-// Of few rows: columns of a lane, and steps of 32 numbers that the joint stages at a time. Of many: columns
-// and tiles of 8 (row, frame) pairs of a task of the joint, where there are up to 8 rows and where more.
-constexpr int kFewLaneColumns = 2;
-constexpr int kFewStaged = 3;
+// Of few rows: columns of a lane, and steps of 32 numbers that the joint stages at a time, where a product of
+// the predictor has up to 4 rows and where it has 8. Of many: columns and tiles of 8 (row, frame) pairs of a
+// task of the joint, where there are up to 8 rows and where more.
+constexpr int kFewLaneColumns[] = {2, 8};
+constexpr int kFewStaged[] = {3, 2};
 constexpr int kManyColumns = 32;
 constexpr int kManyTiles[] = {2, 4};
 
@@ -64,7 +65,7 @@ struct FloatPlan {
 // Of a few rows, whose products are chains of fp32 additions. Weights that found no room (-1) are read from
 // device memory in every round.
 struct FewPlan {
-  int product_rows;  // of a product of the predictor: 1 or 4; 0 where there are many rows
+  int product_rows;  // of a product of the predictor: 1, 4 or 8; 0 where there are many rows
   int part_shift;    // logarithm of the number of warps that share a tile of pairs
   int input_weights;
   int recurrent_weights[kResidentLayers];
@@ -86,8 +87,8 @@ struct ManyPlan {
   int64_t recurrent_sums;  // into the scratch memory
 };
 
-// Floats of a warp in each of the four arrays of sums: gates of as many rows. The joint has 64 in the first
-// two.
+// Floats of a warp in each of the four arrays of sums: gates of as many rows. The joint has 64, or of 32
+// columns 256, in the first two.
 constexpr int float_warp_sums(int product_rows) {
   return product_rows * kFloatUnits * 4 < 32 ? 32 : product_rows * kFloatUnits * 4;
 }
