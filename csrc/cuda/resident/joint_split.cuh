@@ -74,7 +74,8 @@ struct SplitJoint {
         c.shared + layout.sums)[((warp * kTogether + i) * kColumnTiles + tile) * kWarp + c.lane];
   }
   __device__ FloatBest* best_of(int task, int n) const {
-    return reinterpret_cast<FloatBest*>(c.shared + many.best) + (task * Tiles + n) * kPairs + 2 * c.t;
+    unsigned char* own = c.p.scratch + many.best + static_cast<int64_t>(c.block) * many.best_bytes;
+    return reinterpret_cast<FloatBest*>(own) + (task * Tiles + n) * kPairs + 2 * c.t;
   }
 
   __device__ void load_tiles(int column_tile, int place) const {

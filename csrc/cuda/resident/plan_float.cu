@@ -115,7 +115,7 @@ bool plan_many(const ResidentShape& shape, int rows, Room& room, ResidentPlan& p
   single.row_lists = room.place(2 * kWarps * kFloatRows);
   many.biases = room.place((8 + kFloatUnits * kGates) * kFloat);
   single.column_biases = room.place(plan.column_tiles * kManyColumns * kFloat);
-  many.best = room.place(plan.column_tiles > 1 ? tasks * joint_tiles * kTilePairs * kFloatBestBytes : 0);
+  many.best_bytes = plan.column_tiles > 1 ? tasks * joint_tiles * kTilePairs * kFloatBestBytes : 0;
   single.joint_weights = room.place_if_free(plan.column_tiles * joint_bytes);
   many.keeps_columns = single.joint_weights >= 0;
   if (!many.keeps_columns) single.joint_weights = room.place(joint_bytes);
@@ -150,8 +150,14 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
   out.shared_bytes = room.used;
   reserve_scratch(shape, rows, kFloat, out);
   if (!few) {
-    out.many.recurrent_sums = out.scratch_bytes;
-    out.scratch_bytes += aligned(static_cast<int64_t>(shape.layers) * rows * shape.width * kGates * kFloat);
+    const auto reserve = [&](int64_t size) {
+      const int64_t offset = out.scratch_bytes;
+      out.scratch_bytes += aligned(size);
+      return offset;
+    };
+    out.many.best = reserve(static_cast<int64_t>(out.blocks) * out.many.best_bytes);
+    out.many.recurrent_sums =
+        reserve(static_cast<int64_t>(shape.layers) * rows * shape.width * kGates * kFloat);
   }
   *plan = out;
   return true;

@@ -83,8 +83,9 @@ struct ManyPlan {
   bool keeps_columns;  // of the joint; else 32 of them at a time find room
   int weights;         // of the predictor
   int biases;
-  int best;
-  int64_t recurrent_sums;  // into the scratch memory
+  int best_bytes;  // of a block, where it has several tiles of columns
+  int64_t best;    // into the scratch memory
+  int64_t recurrent_sums;
 };
 
 // Floats of a warp in each of the four arrays of sums: gates of as many rows. The joint has 64, or of 32
