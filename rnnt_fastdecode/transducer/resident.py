@@ -19,7 +19,7 @@ MOST_ROWS = {torch.float32: 512, torch.bfloat16: 96, torch.float16: 96}
 def best_window(batch: int, dtype: torch.dtype) -> int:
     """Frames to judge at once at most, as measured: many while tiles have room, few where products bind."""
     if dtype == torch.float32:
-        return 8 if batch <= 24 else 4
+        return 8 if batch <= 48 else 4
     return 8 if batch <= 16 else 6
 
 
@@ -30,7 +30,7 @@ class ResidentRunner:
     do not wait for one another. Memory of the decoder itself: 16 * V * H bytes for the table of input gates
     (LSTM), and a copy of it and of all weights in one block. Of a call, with C = T * max_symbols: B * T * J
     elements of the weights' dtype for the encoder, 16 * B * C bytes for the labels as they come, as many for
-    the packed ones, and scratch: about 3 MB, in fp32 6 MB. On the host: 16 * B * (T + 1) bytes of page-locked
+    the packed ones, and scratch: about 3 MB, in fp32 8 MB. On the host: 16 * B * (T + 1) bytes of page-locked
     memory.
 
     window: frames judged at once; None chooses for every batch: as many as are fast and find room.

@@ -1,11 +1,11 @@
-// The joint network of the resident decoder in fp32. A block owns tiles of columns and judges, of its slot's
-// live rows, eight (row, frame) pairs at a time. Such a tile of pairs is the work of one warp, or of 2, 4 or
-// 8 that share its depth: no barrier of the block, every warp waits for its own rows only.
+// The joint network of the resident decoder in fp32, for few rows. A block owns 8 or 32 columns and judges,
+// of its slot's live rows, eight (row, frame) pairs at a time. Such a tile of pairs is the work of one warp,
+// or of 2, 4 or 8 that share its depth: no barrier of the block, every warp waits for its own rows only.
 //
-// A lane (k = lane / 4, q = lane % 4) multiplies all eight pairs with the columns q, q + 4, q + 8, ... of the
-// tile, at the depths 32 s + 4 k .. + 3 of every step s. Activated sums of encoder and predictor pass through
-// the warp's own shared memory, some steps at a time; the next ones are on their way meanwhile. At the end
-// the products are halved from lane to lane until lane (k, q) has pair k.
+// A lane (k = lane / 4, q = lane % 4) multiplies all eight pairs with the columns q, q + 4, ..., at the
+// depths 32 s + 4 k .. + 3 of every step s. Activated sums of encoder and predictor pass through the warp's
+// own shared memory, some steps at a time; the next ones are on their way meanwhile. At the end the products
+// are halved from lane to lane until lane (k, q) has pair k.
 #pragma once
 
 #include "../ptx.cuh"
@@ -13,34 +13,22 @@
 
 namespace rnnt_fastdecode::cuda {
 
-// The best of a pair's columns so far, and the sum of exp(logit - value_of(sum_order)).
-struct FloatBest {
-  unsigned order = 0;
-  int token = INT32_MAX;
-  unsigned duration_order = 0;
-  int duration = INT32_MAX;
-  unsigned sum_order = 0;
-  float sum = 0.0f;
-};
-static_assert(sizeof(FloatBest) == kFloatBestBytes);
-
-// Staged: steps that pass through shared memory at a time.
-template <int LaneColumns, int Staged>
+// kStaged: steps that pass through shared memory at a time.
+template <int kLaneColumns, int kStaged>
 struct FloatJoint {
   static constexpr int kPairs = 8;
-  static constexpr int kColumns = kColumnLanes * LaneColumns;
-  static constexpr int kStepDepth = 4 * kDepthLanes;
-  static constexpr int kSteps = kFloatWidth / kStepDepth;
-  static constexpr int kStagedWidth = Staged * kStepDepth;
-  static constexpr int kTileQuads = kSteps * LaneColumns * kWarp;
+  static constexpr int kColumns = kColumnLanes * kLaneColumns;
+  static constexpr int kStep = 4 * kDepthLanes;
+  static constexpr int kSteps = kFloatWidth / kStep;
+  static constexpr int kStagedWidth = kStaged * kStep;
   static constexpr int kLanePairs = kPairs / (kWarp / kDepthLanes);  // whose quads a lane stages
-  using Products = float[kPairs][LaneColumns];
-  using Logits = float[LaneColumns];
+  using Products = float[kPairs][kLaneColumns];
+  using Logits = float[kLaneColumns];
 
   // What a warp is to read for its next steps: a lane reads, of two pairs of one row, the quads at lane % 8.
   struct Operands {
-    uint4 predicted[Staged];
-    uint4 frames[kLanePairs][Staged];
+    uint4 predicted[kStaged];
+    uint4 frames[kLanePairs][kStaged];
   };
 
   // A tile of pairs: group_rows rows, for each as many frames.
@@ -53,82 +41,59 @@ struct FloatJoint {
   const Context& c;
   const ResidentPlan& plan = c.plan;
   const FloatPlan& layout = c.plan.single;
+  const FewPlan& few = c.plan.few;
   const JointProblem& joint = c.p.greedy.joint;
-  const int first_column = c.column_block * plan.column_tiles * kColumns;
+  const int first_column = c.column_block * kColumns;
 
   __device__ int k() const { return c.lane / kColumnLanes; }
   __device__ int q() const { return c.lane % kColumnLanes; }
   __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
-  __device__ float* staged() const { return floats(layout.slices) + c.warp * kPairs * kStagedWidth; }
+  __device__ float* staged() const { return floats(few.slices) + c.warp * kPairs * kStagedWidth; }
   __device__ float* parts(int warp) const {
-    return floats(layout.sums) + warp * LaneColumns * kWarp + c.lane;
+    return floats(layout.sums) + warp * kLaneColumns * kWarp + c.lane;
   }
   __device__ unsigned char* live() const {
     return c.shared + layout.row_lists + (kWarps + c.warp) * kFloatRows;
   }
-  __device__ float4* weights(int place) const {
-    return reinterpret_cast<float4*>(c.shared + layout.joint_weights) + place * kTileQuads + c.lane;
-  }
-  __device__ FloatBest* best_of(int task) const {
-    return reinterpret_cast<FloatBest*>(c.shared + layout.best) + task * kPairs + k();
+  __device__ float4* weights() const {
+    return reinterpret_cast<float4*>(c.shared + layout.joint_weights) + c.lane;
   }
 
-  // The weights of a tile of columns, in the order in which lanes read them.
-  __device__ void load_tile(int column_tile, int place) const {
-    const int column = first_column + column_tile * kColumns + q();
+  // In the order in which lanes read them.
+  __device__ void load_weights() const {
+    const int column = first_column + q();
     for (int step = c.warp; step < kSteps; step += kWarps) {
-      const int depth = step * kStepDepth + 4 * k();
+      const int depth = step * kStep + 4 * k();
 #pragma unroll
-      for (int j = 0; j < LaneColumns; ++j) {
+      for (int j = 0; j < kLaneColumns; ++j) {
         const int own = column + j * kColumnLanes;
         const float* quad =
             static_cast<const float*>(joint.weight) + static_cast<int64_t>(own) * joint.width + depth;
-        weights(place)[(step * LaneColumns + j) * kWarp] =
+        weights()[(step * kLaneColumns + j) * kWarp] =
             prefetch_quad(quad, own < joint.columns() && depth < joint.width);
       }
     }
-  }
-
-  __device__ void load_weights() const {
-    for (int tile = 0; layout.keeps_columns && tile < plan.column_tiles; ++tile) load_tile(tile, tile);
-    for (int i = threadIdx.x; i < plan.column_tiles * kColumns; i += kThreads) {
-      const int column = first_column + i;
-      const bool has_bias = joint.bias != nullptr && column < joint.columns();
-      floats(layout.column_biases)[i] = has_bias ? static_cast<const float*>(joint.bias)[column] : 0.0f;
+    for (int i = threadIdx.x; i < kColumns; i += kThreads) {
+      const int own = first_column + i;
+      const bool has_bias = joint.bias != nullptr && own < joint.columns();
+      floats(layout.column_biases)[i] = has_bias ? static_cast<const float*>(joint.bias)[own] : 0.0f;
     }
   }
-
-  // Nothing is kept or fetched early: the outputs of the state come as messages.
-  __device__ void load_state() const {}
-  __device__ void stage_first() const {}
 
   __device__ void judge(int round) const {
     if (c.slot >= plan.slots) return;
     const int count = list_rows(c, live(), [this](int row) { return !c.rows.done[row]; });
-    if (count == 0) return;
-#pragma unroll 1
-    for (int column_tile = 0; column_tile < plan.column_tiles; ++column_tile) {
-      if (!layout.keeps_columns) {
-        __syncthreads();
-        load_tile(column_tile, 0);
-        __syncthreads();
-      }
-      judge_columns(round, column_tile, count);
-    }
-  }
-
-  __device__ void judge_columns(int round, int column_tile, int count) const {
-    const int sets = kWarps >> layout.part_shift;
+    const int sets = kWarps >> few.part_shift;
     const int frames_per_tile = kPairs >> plan.group_shift;
-    int frame_tile = c.warp >> layout.part_shift;
+    int frame_tile = c.warp >> few.part_shift;
     int first_row = c.slot * plan.group_rows;
 #pragma unroll 1
-    for (int task = frame_tile;; task += sets, frame_tile += sets) {
+    for (;; frame_tile += sets) {
       for (; frame_tile >= plan.frame_tiles; frame_tile -= plan.frame_tiles) {
         first_row += plan.slots * plan.group_rows;
       }
       if (first_row >= count) return;
-      judge_tile(round, {first_row, count, frame_tile * frames_per_tile}, column_tile, task);
+      judge_tile(round, {first_row, count, frame_tile * frames_per_tile});
     }
   }
 
@@ -144,29 +109,23 @@ struct FloatJoint {
     return row < 0 ? 0 : min(c.rows.lengths[row] - c.rows.times[row], joint.window);
   }
 
-  __device__ void judge_tile(int round, const Tile& tile, int column_tile, int task) const {
+  __device__ void judge_tile(int round, const Tile& tile) const {
     const int row = row_of(tile, k());
     const bool exists = frame_of(tile, k()) < frames_left(row);
     if (!__any_sync(kFullMask, exists)) return;
-    const int part = c.warp & ((1 << layout.part_shift) - 1);
+    const int part = c.warp & ((1 << few.part_shift) - 1);
     Logits logits;
-    multiply_tile(tile, layout.keeps_columns ? column_tile : 0, part * kSteps >> layout.part_shift,
-                  (part + 1) * kSteps >> layout.part_shift, logits);
-    if (layout.part_shift > 0) add_parts(part, logits);
+    multiply_tile(tile, part * kSteps >> few.part_shift, (part + 1) * kSteps >> few.part_shift, logits);
+    if (few.part_shift > 0) add_parts(part, logits);
     if (part > 0) return;
-    const float* biases = floats(layout.column_biases) + column_tile * kColumns + q();
+    const float* biases = floats(layout.column_biases) + q();
 #pragma unroll
-    for (int j = 0; j < LaneColumns; ++j) logits[j] += biases[j * kColumnLanes];
-    FloatBest best;
-    if (column_tile > 0) best = *best_of(task);
-    const bool last = column_tile + 1 == plan.column_tiles;
-    merge(round, row, frame_of(tile, k()), exists && last, column_tile, logits, best);
-    __syncwarp();
-    if (!last && q() == 0) *best_of(task) = best;
+    for (int j = 0; j < kLaneColumns; ++j) logits[j] += biases[j * kColumnLanes];
+    merge(round, row, frame_of(tile, k()), exists && q() == 0, logits);
   }
 
   // Of the steps from `step` to `end`. Lane (k, q) gets pair k.
-  __device__ void multiply_tile(const Tile& tile, int place, int step, int end, Logits& logits) const {
+  __device__ void multiply_tile(const Tile& tile, int step, int end, Logits& logits) const {
     const int pair = c.lane / kDepthLanes, depth = 4 * (c.lane % kDepthLanes);
     const int row = row_of(tile, pair), left = frames_left(row);
     const float* output = row < 0 ? nullptr : output_values(c, c.rows.labelled[row], row) + depth;
@@ -184,14 +143,14 @@ struct FloatJoint {
     Operands x;
     Products products = {};
     // Where the lane's numbers end, if the warp's do not before.
-    const int width = min(joint.width - depth, end * kStepDepth);
+    const int width = min(joint.width - depth, end * kStep);
     request(x, output, encoder, next_pair, wanted, step, width);
 #pragma unroll 1
-    for (; step < end; step += Staged) {
+    for (; step < end; step += kStaged) {
       await(x, output, step);
       put(x);
-      if (step + Staged < end) request(x, output, encoder, next_pair, wanted, step + Staged, width);
-      multiply_steps(products, weights(place) + step * LaneColumns * kWarp, min(Staged, end - step));
+      if (step + kStaged < end) request(x, output, encoder, next_pair, wanted, step + kStaged, width);
+      multiply_steps(products, weights() + step * kLaneColumns * kWarp, min(kStaged, end - step));
     }
     halve(products, logits);
   }
@@ -200,8 +159,8 @@ struct FloatJoint {
   __device__ void request(Operands& x, const float* output, const float* encoder, int64_t next_pair,
                           int wanted, int step, int width) const {
 #pragma unroll
-    for (int s = 0; s < Staged; ++s) {
-      const int depth = (step + s) * kStepDepth;
+    for (int s = 0; s < kStaged; ++s) {
+      const int depth = (step + s) * kStep;
       x.predicted[s] = output != nullptr && depth < width ? empty_message() : uint4{0, 0, 0, 0};
       read_if_missing(x.predicted[s], output + depth);
 #pragma unroll
@@ -219,11 +178,11 @@ struct FloatJoint {
       if (polls++ == kPatience) __trap();
       missing = false;
 #pragma unroll
-      for (int s = 0; s < Staged; ++s) {
-        read_if_missing(x.predicted[s], output + (step + s) * kStepDepth);
+      for (int s = 0; s < kStaged; ++s) {
+        read_if_missing(x.predicted[s], output + (step + s) * kStep);
       }
 #pragma unroll
-      for (int s = 0; s < Staged; ++s) missing |= is_missing(x.predicted[s]);
+      for (int s = 0; s < kStaged; ++s) missing |= is_missing(x.predicted[s]);
     } while (__any_sync(kFullMask, missing));
   }
 
@@ -235,7 +194,7 @@ struct FloatJoint {
 #pragma unroll
     for (int i = 0; i < kLanePairs; ++i) {
 #pragma unroll
-      for (int s = 0; s < Staged; ++s) {
+      for (int s = 0; s < kStaged; ++s) {
         const uint4 &a = x.frames[i][s], &b = x.predicted[s];
         float4 sum{__uint_as_float(a.x) + __uint_as_float(b.x), __uint_as_float(a.y) + __uint_as_float(b.y),
                    __uint_as_float(a.z) + __uint_as_float(b.z), __uint_as_float(a.w) + __uint_as_float(b.w)};
@@ -245,15 +204,15 @@ struct FloatJoint {
     }
     // The code of tanh and sigmoid is long: one copy of it.
 #pragma unroll 1
-    for (int l = 0; !relu && l < kLanePairs * Staged; ++l) {
-      float4* quad = quad_of(own, l / Staged, l % Staged);
+    for (int l = 0; !relu && l < kLanePairs * kStaged; ++l) {
+      float4* quad = quad_of(own, l / kStaged, l % kStaged);
       *quad = activated(*quad, joint.activation);
     }
     __syncwarp();
   }
 
   __device__ static float4* quad_of(float* own, int i, int s) {
-    return reinterpret_cast<float4*>(own + i * (kWarp / kDepthLanes) * kStagedWidth + s * kStepDepth);
+    return reinterpret_cast<float4*>(own + i * (kWarp / kDepthLanes) * kStagedWidth + s * kStep);
   }
 
   __device__ static float4 rectified(const float4& x) {
@@ -273,11 +232,11 @@ struct FloatJoint {
       float4 pairs[kPairs];
 #pragma unroll
       for (int i = 0; i < kPairs; ++i) {
-        pairs[i] = *reinterpret_cast<const float4*>(x + i * kStagedWidth + step * kStepDepth);
+        pairs[i] = *reinterpret_cast<const float4*>(x + i * kStagedWidth + step * kStep);
       }
 #pragma unroll
-      for (int j = 0; j < LaneColumns; ++j) {
-        const float4 w = weights[(step * LaneColumns + j) * kWarp];
+      for (int j = 0; j < kLaneColumns; ++j) {
+        const float4 w = weights[(step * kLaneColumns + j) * kWarp];
 #pragma unroll
         for (int i = 0; i < kPairs; ++i) {
           products[i][j] = fmaf(w.x, pairs[i].x, products[i][j]);
@@ -297,7 +256,7 @@ struct FloatJoint {
 #pragma unroll
       for (int i = 0; i < half; ++i) {
 #pragma unroll
-        for (int j = 0; j < LaneColumns; ++j) {
+        for (int j = 0; j < kLaneColumns; ++j) {
           const float kept = upper ? products[i + half][j] : products[i][j];
           const float given = upper ? products[i][j] : products[i + half][j];
           products[i][j] = kept + __shfl_xor_sync(kFullMask, given, half * kColumnLanes);
@@ -305,74 +264,71 @@ struct FloatJoint {
       }
     }
 #pragma unroll
-    for (int j = 0; j < LaneColumns; ++j) logits[j] = products[0][j];
+    for (int j = 0; j < kLaneColumns; ++j) logits[j] = products[0][j];
   }
 
   // The first of the warps that share a tile gets the sum.
   __device__ void add_parts(int part, Logits& logits) const {
-    const int parts_of_tile = 1 << layout.part_shift;
-    const int first_warp = c.warp - part, id = 1 + (c.warp >> layout.part_shift);
+    const int parts_of_tile = 1 << few.part_shift;
+    const int first_warp = c.warp - part, id = 1 + (c.warp >> few.part_shift);
     const auto sync = [&] {
       asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(parts_of_tile * kWarp) : "memory");
     };
     // Until what was there before has been read.
     sync();
 #pragma unroll
-    for (int j = 0; j < LaneColumns; ++j) {
+    for (int j = 0; j < kLaneColumns; ++j) {
       if (part > 0) parts(c.warp)[j * kWarp] = logits[j];
     }
     sync();
 #pragma unroll 1
     for (int other = 1; part == 0 && other < parts_of_tile; ++other) {
 #pragma unroll
-      for (int j = 0; j < LaneColumns; ++j) logits[j] += parts(first_warp + other)[j * kWarp];
+      for (int j = 0; j < kLaneColumns; ++j) logits[j] += parts(first_warp + other)[j * kWarp];
     }
   }
 
   // The columns of a pair, by the four lanes q: first the best ones, then the sums, when nobody waits.
-  __device__ void merge(int round, int row, int frame, bool complete, int column_tile, const Logits& logits,
-                        FloatBest& best) const {
-    const int column = first_column + column_tile * kColumns + q();
-    const bool sends = complete && q() == 0;
+  __device__ void merge(int round, int row, int frame, bool sends, const Logits& logits) const {
+    const int column = first_column + q();
     const unsigned tag = static_cast<unsigned>(round + 1);
+    unsigned order = 0, duration_order = 0;
+    int token = INT32_MAX, duration = INT32_MAX;
 #pragma unroll
-    for (int j = 0; j < LaneColumns; ++j) {
+    for (int j = 0; j < kLaneColumns; ++j) {
       const int own = column + j * kColumnLanes;
-      if (own < joint.num_tokens) take(best.order, best.token, order_of(logits[j]), own);
+      if (own < joint.num_tokens) take(order, token, order_of(logits[j]), own);
     }
-    take_over_columns(best.order, best.token);
+    take_over_columns(order, token);
     if (sends) {
       write_message(c.partial(c.frame_index(round, row, frame), c.column_block),
-                    {best.order, static_cast<unsigned>(best.token), 0, tag});
+                    {order, static_cast<unsigned>(token), 0, tag});
     }
     if (c.duration_block >= 0) {
 #pragma unroll
-      for (int j = 0; j < LaneColumns; ++j) {
+      for (int j = 0; j < kLaneColumns; ++j) {
         const int own = column + j * kColumnLanes;
         if (own >= joint.num_tokens && own < joint.columns()) {
-          take(best.duration_order, best.duration, order_of(logits[j]), own - joint.num_tokens);
+          take(duration_order, duration, order_of(logits[j]), own - joint.num_tokens);
         }
       }
-      take_over_columns(best.duration_order, best.duration);
+      take_over_columns(duration_order, duration);
       if (sends) {
         write_message(c.duration_partial(c.frame_index(round, row, frame), c.duration_block),
-                      {best.duration_order, static_cast<unsigned>(best.duration), 0, tag});
+                      {duration_order, static_cast<unsigned>(duration), 0, tag});
       }
     }
     float sum = 0.0f;
 #pragma unroll
-    for (int j = 0; j < LaneColumns; ++j) {
-      const bool token = column + j * kColumnLanes < joint.num_tokens;
-      sum += token ? exp_below(logits[j], value_of(best.order)) : 0.0f;
+    for (int j = 0; j < kLaneColumns; ++j) {
+      const bool is_token = column + j * kColumnLanes < joint.num_tokens;
+      sum += is_token ? exp_below(logits[j], value_of(order)) : 0.0f;
     }
 #pragma unroll
     for (int offset = 1; offset < kColumnLanes; offset *= 2) sum += __shfl_xor_sync(kFullMask, sum, offset);
-    if (best.sum != 0.0f) sum += best.sum * expf(value_of(best.sum_order) - value_of(best.order));
-    best.sum = sum;
-    best.sum_order = best.order;
     if (sends) {
       write_message(c.partial_sum(c.frame_index(round, row, frame), c.column_block),
-                    {best.order, __float_as_uint(sum), 0, tag});
+                    {order, __float_as_uint(sum), 0, tag});
     }
   }
 

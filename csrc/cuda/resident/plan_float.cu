@@ -8,11 +8,36 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = 8;
-constexpr int kLaneBytes = 40;  // of a lane's part of a column
 constexpr int kFloat = 4;
 constexpr int kGates = 4;
 constexpr int kTilePairs = 8;
+constexpr int kFewRows = 8;
+constexpr int kLaneBytes = 40;  // of few rows: of a lane's part of a column
+constexpr int kStepDepth = 16;  // of many rows: see split.cuh
+constexpr int kTileStepBytes = 16 * kStepDepth * kFloat;
+constexpr int kPartBytes = 512;  // 16 bytes of every lane
 constexpr int kMaxColumnTiles = 16;
+
+// Dynamic shared memory, from its beginning on.
+struct Room {
+  int limit;
+  int used = 0;
+
+  int place(int size) {
+    const int offset = used;
+    used += static_cast<int>(aligned(size));
+    return offset;
+  }
+  int place_if_free(int size) { return used + aligned(size) <= limit ? place(size) : -1; }
+};
+
+void place_columns(const ResidentShape& shape, int rows, int tile_columns, ResidentPlan& plan) {
+  const int column_tiles = divide_up(shape.num_tokens + shape.num_durations, tile_columns);
+  plan.column_tiles = divide_up(column_tiles, plan.blocks);
+  plan.column_blocks = divide_up(column_tiles, plan.column_tiles);
+  plan.slots = std::min(plan.blocks / plan.column_blocks, rows);
+  place_duration_blocks(shape, tile_columns, plan);
+}
 
 // How many rows a tile of pairs has, and how many warps share it, for which the busiest slot is done first.
 void choose_tiles(const ResidentShape& shape, int rows, int most_part_shift, ResidentPlan& plan) {
@@ -29,10 +54,72 @@ void choose_tiles(const ResidentShape& shape, int rows, int most_part_shift, Res
         plan.group_rows = group_rows;
         plan.group_shift = shift;
         plan.frame_tiles = frame_tiles;
-        plan.single.part_shift = part_shift;
+        plan.few.part_shift = part_shift;
       }
     }
   }
+}
+
+// Rows are few where every block has one tile of columns: a small one for up to 4.
+bool plan_few(const ResidentShape& shape, int rows, Room& room, ResidentPlan& plan) {
+  FloatPlan& single = plan.single;
+  FewPlan& few = plan.few;
+  const int columns = shape.num_tokens + shape.num_durations;
+  const bool wide = rows > 4 || columns > 4 * kFewLaneColumns[0] * plan.blocks;
+  const int tile_columns = 4 * kFewLaneColumns[wide];
+  few.product_rows = wide ? 8 : rows > 1 ? 4 : 1;
+  place_columns(shape, rows, tile_columns, plan);
+  choose_tiles(shape, rows, wide ? 2 : 3, plan);
+
+  const int layer_units = shape.layers * rows * kFloatUnits;
+  few.slices = room.place(
+      std::max(few.product_rows * kFloatWidth, kWarps * kTilePairs * kFewStaged[wide] * 32) * kFloat);
+  single.sums = room.place(4 * kWarps * float_warp_sums(few.product_rows) * kFloat);
+  few.cells = room.place(layer_units * kFloat);
+  few.recurrent_sums = room.place(layer_units * kGates * kFloat);
+  single.row_lists = room.place(2 * kWarps * kFloatRows);
+  single.column_biases = room.place(tile_columns * kFloat);
+  single.joint_weights = room.place(tile_columns * kFloatWidth * kFloat);
+  if (room.used > room.limit) {
+    return false;
+  }
+  // The longer a round waits for weights from device memory, the earlier they find room.
+  const int gates = kThreads * kFloatUnits * kLaneBytes;
+  few.input_weights = shape.layers > 1 ? room.place_if_free(gates) : -1;
+  few.projection_weights = room.place_if_free(kThreads / 2 * kFloatOutputs / 2 * kLaneBytes);
+  for (int layer = kResidentLayers - 1; layer >= 0; --layer) {
+    few.recurrent_weights[layer] = layer < shape.layers ? room.place_if_free(gates) : -1;
+  }
+  return true;
+}
+
+bool plan_many(const ResidentShape& shape, int rows, Room& room, ResidentPlan& plan) {
+  FloatPlan& single = plan.single;
+  ManyPlan& many = plan.many;
+  many.row_tiles = rows <= 8 ? 1 : 4;
+  place_columns(shape, rows, kManyColumns, plan);
+  if (plan.column_tiles > kMaxColumnTiles) {
+    return false;
+  }
+  many.hidden_steps = divide_up(divide_up(shape.width, kStepDepth), kWarps);
+  many.joint_steps = divide_up(divide_up(shape.joint_width, kStepDepth), kWarps);
+
+  const int joint_tiles = kManyTiles[rows > 8];
+  const int groups = divide_up(divide_up(rows, 8), plan.slots);
+  const int tasks = groups * divide_up(shape.window, joint_tiles);
+  // Tiles of columns that are kept of a stage that another layer follows, and of the last.
+  const int kept = shape.layers > 1 ? 2 + 1 : 1;
+  const int joint_bytes = kManyColumns / 16 * kWarps * many.joint_steps * kTileStepBytes;
+  many.weights = room.place(kept * kWarps * many.hidden_steps * kTileStepBytes);
+  single.sums = room.place(kWarps * 4 * kPartBytes);
+  single.row_lists = room.place(2 * kWarps * kFloatRows);
+  many.biases = room.place((8 + kFloatUnits * kGates) * kFloat);
+  single.column_biases = room.place(plan.column_tiles * kManyColumns * kFloat);
+  many.best_bytes = plan.column_tiles > 1 ? tasks * joint_tiles * kTilePairs * kFloatBestBytes : 0;
+  single.joint_weights = room.place_if_free(plan.column_tiles * joint_bytes);
+  many.keeps_columns = single.joint_weights >= 0;
+  if (!many.keeps_columns) single.joint_weights = room.place(joint_bytes);
+  return room.used <= room.limit;
 }
 
 }  // namespace
@@ -54,57 +141,24 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
   const int free_blocks = out.blocks - std::max(out.unit_blocks, out.output_blocks);
   out.deciders = rows <= free_blocks ? free_blocks : out.blocks;
 
-  // Few rows leave no time to a block with many columns.
-  const int columns = shape.num_tokens + shape.num_durations;
-  single.lane_columns = rows <= 4 && columns <= 8 * out.blocks ? 2 : 8;
-  single.product_rows = single.lane_columns == 8 ? 8 : rows > 1 ? 4 : 1;
-  const int tile_columns = 4 * single.lane_columns;
-  const int column_tiles = divide_up(columns, tile_columns);
-  out.column_tiles = divide_up(column_tiles, out.blocks);
-  out.column_blocks = divide_up(column_tiles, out.column_tiles);
-  out.slots = std::min(out.blocks / out.column_blocks, rows);
-  const bool few = single.lane_columns == 2;
-  choose_tiles(shape, rows, few ? 3 : 2, out);
-  if (out.column_tiles > kMaxColumnTiles) {
+  Room room{.limit = shared_limit - kFloatStaticBytes};
+  const int most_columns = 4 * kFewLaneColumns[1] * out.blocks;
+  const bool few = rows <= kFewRows && shape.num_tokens + shape.num_durations <= most_columns;
+  if (!(few ? plan_few : plan_many)(shape, rows, room, out)) {
     return false;
   }
-  place_duration_blocks(shape, tile_columns, out);
-
-  int bytes = 0;
-  const auto place = [&](int size) {
-    const int offset = bytes;
-    bytes += static_cast<int>(aligned(size));
-    return offset;
-  };
-  const int layer_units = shape.layers * rows * kFloatUnits;
-  // The joint's warps stage 3 or 2 times 32 numbers of eight pairs at a time: see joint_float.cuh.
-  const int staged = kWarps * kTilePairs * (few ? 3 : 2) * 32;
-  single.slices = place(std::max(single.product_rows * kFloatWidth, staged) * kFloat);
-  single.sums = place(4 * kWarps * float_warp_sums(single.product_rows) * kFloat);
-  single.cells = place(layer_units * kFloat);
-  single.recurrent_sums = place(layer_units * kGates * kFloat);
-  single.row_lists = place(2 * kWarps * kFloatRows);
-  single.column_biases = place(out.column_tiles * tile_columns * kFloat);
-  const int slot_tiles = divide_up(divide_up(rows, out.group_rows), out.slots) * out.frame_tiles;
-  single.best = place(out.column_tiles > 1 ? slot_tiles * kTilePairs * kFloatBestBytes : 0);
-  const int limit = shared_limit - kFloatStaticBytes;
-  // The longer a round waits for weights from device memory, the earlier they find room.
-  const auto place_if_room = [&](int size) { return bytes + aligned(size) <= limit ? place(size) : -1; };
-  const int gates = kThreads * kFloatUnits * kLaneBytes;
-  const int tile_bytes = tile_columns * kFloatWidth * kFloat;
-  single.joint_weights = place_if_room(out.column_tiles * tile_bytes);
-  single.keeps_columns = single.joint_weights >= 0;
-  if (!single.keeps_columns) single.joint_weights = place(tile_bytes);
-  if (bytes > limit) {
-    return false;
-  }
-  single.input_weights = shape.layers > 1 ? place_if_room(gates) : -1;
-  single.projection_weights = place_if_room(kThreads / 2 * kFloatOutputs / 2 * kLaneBytes);
-  for (int layer = kResidentLayers - 1; layer >= 0; --layer) {
-    single.recurrent_weights[layer] = layer < shape.layers ? place_if_room(gates) : -1;
-  }
-  out.shared_bytes = bytes;
+  out.shared_bytes = room.used;
   reserve_scratch(shape, rows, kFloat, out);
+  if (!few) {
+    const auto reserve = [&](int64_t size) {
+      const int64_t offset = out.scratch_bytes;
+      out.scratch_bytes += aligned(size);
+      return offset;
+    };
+    out.many.best = reserve(static_cast<int64_t>(out.blocks) * out.many.best_bytes);
+    out.many.recurrent_sums =
+        reserve(static_cast<int64_t>(shape.layers) * rows * shape.width * kGates * kFloat);
+  }
   *plan = out;
   return true;
 }

@@ -1,6 +1,5 @@
-// The prediction network of the resident decoder in fp32. A block owns up to 5 units of every layer and up to
-// 6 outputs; rows with a label are listed without gaps and stepped up to 8 at a time. Cells and recurrent
-// sums stay in shared memory. Layer 0 needs no product once the label is known: see predictor.cuh.
+// The prediction network of the resident decoder in fp32, for few rows: those with a label are listed without
+// gaps and stepped up to 8 at a time. Cells and recurrent sums stay in shared memory.
 #pragma once
 
 #include "product_float.cuh"
@@ -9,32 +8,22 @@ namespace rnnt_fastdecode::cuda {
 
 // Rows of one product: 1, 4 or 8.
 template <int Rows>
-struct FloatPredictor {
-  static constexpr int kGates = 4;
+struct FloatPredictor : FloatShare {
   static constexpr int kGateColumns = kFloatUnits * kGates;
   static constexpr int kLaneOutputs = kFloatOutputs / 2;
   using GateWeights = float[kFloatUnits][kLaneDepth];
   using OutputWeights = float[kLaneOutputs][kLaneDepth];
 
-  const Context& c;
-  const ResidentProblem& p = c.p;
-  const ResidentPlan& plan = c.plan;
-  const FloatPlan& layout = c.plan.single;
-  Place at = Place::of_thread();
-  const int first_unit = c.block * layout.units;
-  const int first_output = c.block * layout.outputs;
-  const int units = c.has_units ? min(layout.units, p.width - first_unit) : 0;
-  const int outputs = c.has_outputs ? min(layout.outputs, p.greedy.joint.width - first_output) : 0;
-  float output_bias;  // of the output of this thread
+  const FewPlan& few = c.plan.few;
+  const Place at = Place::of_thread(c.thread);
 
-  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
-  __device__ float* slices() const { return floats(layout.slices) + at.warp * Rows * kSlice; }
+  __device__ float* slices() const { return floats(few.slices) + at.warp * Rows * kSlice; }
   __device__ float* cell(int layer, int row, int unit) const {
-    return floats(layout.cells) + (layer * c.batch + row) * kFloatUnits + unit;
+    return floats(few.cells) + (layer * c.batch + row) * kFloatUnits + unit;
   }
   __device__ float4* recurrent_sum(int layer, int row, int unit) const {
-    return reinterpret_cast<float4*>(c.shared + layout.recurrent_sums) +
-           (layer * c.batch + row) * kFloatUnits + unit;
+    return reinterpret_cast<float4*>(c.shared + few.recurrent_sums) + (layer * c.batch + row) * kFloatUnits +
+           unit;
   }
   // One of four arrays [warp][slot][unit][gate], two of them for recurrent sums; the outputs' are
   // [warp][slot][output].
@@ -42,14 +31,6 @@ struct FloatPredictor {
     return floats(layout.sums) + array * kWarps * float_warp_sums(Rows);
   }
   __device__ unsigned char* list() const { return c.shared + layout.row_lists + at.warp * kFloatRows; }
-  __device__ float* hidden_message(int stage, int round, int row) const {
-    const int64_t index = (stage * kGenerations + round % kGenerations) * c.batch + row;
-    return reinterpret_cast<float*>(p.scratch + plan.hidden_messages) + index * p.width;
-  }
-  __device__ int64_t state_index(int layer, int row, int unit) const {
-    return (static_cast<int64_t>(layer) * p.state_rows + row) * p.width + unit;
-  }
-
   __device__ Columns gate_columns(int layer, bool recurrent) const {
     const int64_t width = p.width;
     const float* first =
@@ -64,36 +45,31 @@ struct FloatPredictor {
   __device__ int output_entry() const { return (at.warp * kDepthLanes + at.k) * 2 + at.q / 2; }
 
   __device__ void fetch_gates(GateWeights& weights, int layer, bool recurrent) const {
-    const int offset = recurrent ? layout.recurrent_weights[layer] : layout.input_weights;
+    const int offset = recurrent ? few.recurrent_weights[layer] : few.input_weights;
     fetch_columns(c, weights, offset, kThreads, at.thread, gate_columns(layer, recurrent), p.width, at);
   }
 
-  __device__ void load_weights() {
+  __device__ void load_weights() const {
     for (int layer = 0; c.has_units && layer < p.layers; ++layer) {
-      if (layout.recurrent_weights[layer] < 0) continue;
-      place_columns<kFloatUnits>(c, layout.recurrent_weights[layer], kThreads, at.thread,
+      if (few.recurrent_weights[layer] < 0) continue;
+      place_columns<kFloatUnits>(c, few.recurrent_weights[layer], kThreads, at.thread,
                                  gate_columns(layer, true), p.width, at);
     }
     if (c.has_units && p.layers > 1) {
-      if (layout.input_weights >= 0) {
-        place_columns<kFloatUnits>(c, layout.input_weights, kThreads, at.thread, gate_columns(1, false),
-                                   p.width, at);
+      if (few.input_weights >= 0) {
+        place_columns<kFloatUnits>(c, few.input_weights, kThreads, at.thread, gate_columns(1, false), p.width,
+                                   at);
       }
     }
     if (c.has_outputs) {
-      if (layout.projection_weights >= 0) {
-        place_columns<kLaneOutputs>(c, layout.projection_weights, kThreads / 2, output_entry(),
-                                    output_columns(), p.width, at);
-      }
-      const int output = at.thread % kFloatOutputs;
-      if (output < outputs) {
-        output_bias = static_cast<const float*>(p.projection_bias)[first_output + output];
+      if (few.projection_weights >= 0) {
+        place_columns<kLaneOutputs>(c, few.projection_weights, kThreads / 2, output_entry(), output_columns(),
+                                    p.width, at);
       }
     }
   }
 
-  // Needs the weights.
-  __device__ void load_state() {
+  __device__ void load_state() const {
     for (int layer = 0; c.has_units && layer < p.layers; ++layer) {
       for (int i = at.thread; i < c.batch * kFloatUnits; i += kThreads) {
         const int row = i / kFloatUnits, unit = i % kFloatUnits;
@@ -118,40 +94,6 @@ struct FloatPredictor {
                        [first](int slot) { return first + slot; });
         __syncthreads();
       }
-    }
-  }
-
-  // Of the words that this block writes, those of a row: empty but for the outputs of the state.
-  __device__ void prepare_messages(int row) const {
-    for (int i = 0; i < kGenerations; ++i) {
-      empty_hidden(i, row);
-      for (int output = 0; output < outputs; ++output) {
-        float* message = output_values(c, i, row) + first_output + output;
-        if (i == 0) {
-          const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + first_output + output;
-          write_value(message, static_cast<const float*>(p.output)[index]);
-        } else {
-          empty_value(message);
-        }
-      }
-    }
-  }
-
-  __device__ void empty_hidden(int round, int row) const {
-    for (int stage = 0; stage < c.stages(); ++stage) {
-      float* message = hidden_message(stage, round, row) + first_unit;
-      for (int unit = 0; unit < units; ++unit) empty_value(message + unit);
-    }
-  }
-
-  // What everybody has read: the hidden values of three rounds ago, and outputs that others replaced two
-  // rounds ago.
-  __device__ void empty_old(int round, int row) const {
-    if (round >= 3 && c.labels(round - 3)[row] >= 0) empty_hidden(round - 3, row);
-    if (round >= 2 && c.labels(round - 2)[row] >= 0) {
-      const int replacement = c.rows.labelled[row] - (c.labels(round - 1)[row] >= 0 ? 1 : 0);
-      float* message = output_values(c, replacement - 1, row) + first_output;
-      for (int output = 0; output < outputs; ++output) empty_value(message + output);
     }
   }
 
@@ -182,10 +124,6 @@ struct FloatPredictor {
     for (int warp = 0; warp < kWarps; ++warp) total = add(total, first[warp * Rows * kFloatUnits]);
     return total;
   }
-  __device__ static float4 add(const float4& a, const float4& b) {
-    return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
-  }
-
   // The recurrent half of a unit's gates for the next step, with the bias that layer 0 has in its table; by
   // other threads than those that have cells to work out.
   template <typename RowOf>
@@ -212,68 +150,17 @@ struct FloatPredictor {
       if (at.k < kTogether && first < Rows) own[output] = parts[output];
     }
   }
-  __device__ float output_sum(const float* all, int slot, int output) const {
+  __device__ float output_sum(const float* all, int slot, int output, float bias) const {
     const float* first = all + slot * kFloatOutputs + output;
-    float total = output_bias;
+    float total = bias;
 #pragma unroll
     for (int warp = 0; warp < kWarps; ++warp) total += first[warp * Rows * kFloatOutputs];
     return total;
   }
 
-  // The next hidden value of a unit, to everybody and to the state.
-  __device__ void send_cell(int layer, int round, int row, int unit, const float4& gate) const {
-    const float next = sigmoid(gate.y) * *cell(layer, row, unit) + sigmoid(gate.x) * tanhf(gate.z);
-    const float value = sigmoid(gate.w) * tanhf(next);
-    write_value(hidden_message(layer, round, row) + first_unit + unit, value);
-    *cell(layer, row, unit) = next;
-    const int64_t index = state_index(layer, row, first_unit + unit);
-    static_cast<float*>(p.hidden)[index] = value;
-    p.cell[index] = next;
-  }
-
-  __device__ void send_output(int row, int output, float value) const {
-    write_value(output_values(c, c.rows.labelled[row], row) + first_output + output, value);
-    const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + first_output + output;
-    static_cast<float*>(p.output)[index] = value;
-  }
-
-  // Sum of the context's embeddings of a unit, most recent label first.
-  __device__ float embed(int row, int label, int unit) const {
-    float sum = 0.0f;
-    for (int i = 0; i < p.context_size; ++i) {
-      const int past = i == 0 ? label : c.rows.history[i - 1][row];
-      const int tokens = p.greedy.joint.num_tokens;
-      const bool known = past >= 0 && past < tokens;
-      const int64_t index = (static_cast<int64_t>(i) * tokens + past) * p.width + first_unit + unit;
-      sum += known ? static_cast<const float*>(p.tables)[index] : NAN;
-    }
-    return p.relu ? activate(sum, Activation::kRelu) : sum;
-  }
-
-  __device__ void shift_history(int round) const {
-    __syncthreads();
-    for (int row = at.thread; row < c.batch; row += kThreads) {
-      const int label = c.labels(round)[row];
-      if (label < 0) continue;
-      for (int i = p.context_size - 2; i > 0; --i) c.rows.history[i][row] = c.rows.history[i - 1][row];
-      c.rows.history[0][row] = label;
-    }
-  }
-
-  __device__ void first_stage(int round, int count) const {
-    for (int i = at.thread; i < count * kFloatUnits; i += kThreads) {
-      const int row = list()[i / kFloatUnits], unit = i % kFloatUnits;
-      if (unit >= units) continue;
-      const int label = c.labels(round)[row];
-      if (p.layers > 0) {
-        const int64_t entry = static_cast<int64_t>(label) * p.width + first_unit + unit;
-        const float4 input = __ldg(reinterpret_cast<const float4*>(p.gate_table) + entry);
-        send_cell(0, round, row, unit, add(input, *recurrent_sum(0, row, unit)));
-      } else {
-        write_value(hidden_message(0, round, row) + first_unit + unit, embed(row, label, unit));
-      }
-    }
-    if (p.context_size > 1) shift_history(round);
+  __device__ void step_cell(int layer, int round, int row, int unit, const float4& input) const {
+    float* own = cell(layer, row, unit);
+    *own = send_cell(layer, round, row, unit, add(input, *recurrent_sum(layer, row, unit)), *own);
   }
 
   // Where a lane finds the hidden values of its row of those from list entry `first` on.
@@ -326,36 +213,42 @@ struct FloatPredictor {
         [&](int first, int rows, const float* all) {
           if (slot >= rows || unit >= units) return;
           const int row = list()[first + slot];
-          send_cell(1, round, row, unit, add(gate_sum(all, slot, unit), *recurrent_sum(1, row, unit)));
+          step_cell(1, round, row, unit, gate_sum(all, slot, unit));
         });
   }
 
   __device__ void project(int round, int count) const {
     OutputWeights projection;
     const int slot = at.thread / kFloatOutputs, output = at.thread % kFloatOutputs;
+    const auto* biases = static_cast<const float*>(p.projection_bias) + first_output;
+    const float bias = output < outputs ? biases[output] : 0.0f;
     each_pass(
         c.stages() - 1, round, count,
         [&] {
-          fetch_columns(c, projection, layout.projection_weights, kThreads / 2, output_entry(),
-                        output_columns(), p.width, at);
+          fetch_columns(c, projection, few.projection_weights, kThreads / 2, output_entry(), output_columns(),
+                        p.width, at);
         },
         [&](float* all) {
           if (c.has_outputs) output_parts(projection, all);
         },
         [&](int first, int rows, const float* all) {
           if (slot >= rows || output >= outputs) return;
-          send_output(list()[first + slot], output, output_sum(all, slot, output));
+          send_output(list()[first + slot], output, output_sum(all, slot, output, bias));
         });
   }
 
-  // A step for the rows with a label in `round`. `meanwhile` is called while the first values travel.
-  template <typename Meanwhile>
-  __device__ void step(int round, Meanwhile meanwhile) {
-    at = Place::of_thread();
+  // A step for the rows with a label in `round`; before the first round, what follows from the state.
+  __device__ void step(int round) const {
+    if (round < 0) {
+      load_state();
+      return;
+    }
     const int* labels = c.labels(round);
     const int count = list_rows(c, list(), [labels](int row) { return labels[row] >= 0; });
-    if (c.has_units && count > 0) first_stage(round, count);
-    meanwhile();
+    if (c.has_units && count > 0) {
+      first_stage(round, list(), count,
+                  [&](int row, int unit, const float4& input) { step_cell(0, round, row, unit, input); });
+    }
     if (count == 0) return;
     if (c.has_units && p.layers > 1) second_stage(round, count);
     if (c.has_outputs || (c.has_units && p.layers > 0)) project(round, count);

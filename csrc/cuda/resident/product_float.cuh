@@ -1,15 +1,14 @@
-// Products of the resident decoder in true fp32.
+// Products of few rows in the resident decoder in fp32: chains of fp32 additions.
 //
 // The depth of a product, at most 640, is split over the 8 warps: each multiplies a slice of 80 numbers of
 // every row. A lane (k = lane / 4, q = lane % 4) keeps 10 of them in registers for each of its columns; the 8
 // lanes of a q share their columns, the 4 neighbours of a k their numbers of a row: reads of shared memory
 // are merged only between neighbours. The rows' slices lie in shared memory: a lane reads its 10 numbers of a
-// row once for all its columns. Then the sums of 8 rows are halved from lane to lane until lane k has row k,
-// and whoever needs a sum adds up the parts of the 8 warps.
+// row once for all its columns. Then the sums of the rows are halved from lane to lane until each has those
+// of one, and whoever needs a sum adds up the parts of the 8 warps.
 #pragma once
 
-#include "context.cuh"
-#include "values.cuh"
+#include "share_float.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
@@ -28,11 +27,7 @@ struct Place {
   int g;
   int t;
 
-  // Of an index that the compiler cannot see through: addresses that follow from it are worked out where they
-  // are needed. Carried from round to round they would be more than the registers hold.
-  __device__ static Place of_thread() {
-    int thread = threadIdx.x;
-    asm volatile("" : "+r"(thread));
+  __device__ static Place of_thread(int thread) {
     const int lane = thread % kWarp;
     return {thread, thread / kWarp, lane / kColumnLanes, lane % kColumnLanes, lane / 4, lane % 4};
   }
@@ -51,11 +46,6 @@ struct Columns {
   int64_t stride;
   int count;
 };
-
-__device__ inline float4 prefetch_quad(const float* address, bool wanted) {
-  const uint4 bits = prefetch_constant(address, wanted);
-  return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)};
-}
 
 // A lane's part of its columns, in the order in which `multiply` reads a slice.
 template <int Count>
@@ -222,27 +212,6 @@ __device__ inline void await_rows(const Place& at, uint4 (&x)[kQuads], const flo
 #pragma unroll
     for (int l = 0; l < kQuads; ++l) missing |= is_missing(x[l]);
   } while (__any_sync(kFullMask, missing));
-}
-
-// The projected output of a row after as many labels of this launch.
-__device__ inline float* output_values(const Context& c, int labels, int row) {
-  const int64_t index = static_cast<int64_t>(labels % kGenerations) * c.batch + row;
-  return reinterpret_cast<float*>(c.p.scratch + c.plan.output_messages) + index * c.p.greedy.joint.width;
-}
-
-// Rows for which `wanted` holds, listed by every warp for itself.
-template <typename Wanted>
-__device__ inline int list_rows(const Context& c, unsigned char* list, Wanted wanted) {
-  int count = 0;
-  for (int first = 0; first < c.batch; first += kWarp) {
-    const int row = first + c.lane;
-    const bool listed = row < c.batch && wanted(row);
-    const unsigned mask = __ballot_sync(kFullMask, listed);
-    if (listed) list[count + __popc(mask & ((1u << c.lane) - 1))] = static_cast<unsigned char>(row);
-    count += __popc(mask);
-  }
-  __syncwarp();
-  return count;
 }
 
 }  // namespace rnnt_fastdecode::cuda

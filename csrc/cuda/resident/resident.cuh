@@ -27,6 +27,14 @@ constexpr int kFloatUnits = 5;
 constexpr int kFloatOutputs = 6;
 constexpr int kFloatBestBytes = 24;
 
+// Of few rows: columns of a lane, and steps of 32 numbers that the joint stages at a time, where a product of
+// the predictor has up to 4 rows and where it has 8. Of many: columns and tiles of 8 (row, frame) pairs of a
+// task of the joint, where there are up to 8 rows and where more.
+constexpr int kFewLaneColumns[] = {2, 8};
+constexpr int kFewStaged[] = {3, 2};
+constexpr int kManyColumns = 32;
+constexpr int kManyTiles[] = {2, 4};
+
 constexpr int resident_rows(bool half) { return half ? kResidentRows : kFloatRows; }
 
 // What decides how the work is laid out.
@@ -44,30 +52,44 @@ struct ResidentShape {
   bool operator==(const ResidentShape&) const = default;
 };
 
-// The share of a block in fp32 and byte offsets into dynamic shared memory. Weights that found no room there
-// (-1) are read from device memory in every round.
+// The share of a block in fp32 and byte offsets into dynamic shared memory.
 struct FloatPlan {
-  int units;         // of every layer
-  int outputs;       // of the projection
-  int lane_columns;  // of the joint: a tile has 4 times as many
-  int product_rows;  // of a product of the predictor: 1, 4 or 8
+  int units;    // of every layer
+  int outputs;  // of the projection
+  int joint_weights;
+  int column_biases;
+  int sums;
+  int row_lists;
+};
+
+// Of a few rows, whose products are chains of fp32 additions. Weights that found no room (-1) are read from
+// device memory in every round.
+struct FewPlan {
+  int product_rows;  // of a product of the predictor: 1, 4 or 8; 0 where there are many rows
   int part_shift;    // logarithm of the number of warps that share a tile of pairs
   int input_weights;
   int recurrent_weights[kResidentLayers];
   int projection_weights;
-  bool keeps_columns;  // of the joint; else a tile of them at a time finds room
-  int joint_weights;
-  int column_biases;
   int slices;
-  int sums;
   int cells;
   int recurrent_sums;
-  int row_lists;
-  int best;
 };
 
-// Floats of a warp in each of the four arrays of sums: gates of as many rows. The joint has 64 for small
-// tiles and 256 for large ones in the first two.
+// Of many rows, whose products are made on tensor cores: see split.cuh.
+struct ManyPlan {
+  int row_tiles;       // of 8 rows, in a pass of the predictor: 1 or 4
+  int hidden_steps;    // of 16 numbers, in a warp's eighth of the hidden values
+  int joint_steps;     // likewise of the joint
+  bool keeps_columns;  // of the joint; else 32 of them at a time find room
+  int weights;         // of the predictor
+  int biases;
+  int best_bytes;  // of a block, where it has several tiles of columns
+  int64_t best;    // into the scratch memory
+  int64_t recurrent_sums;
+};
+
+// Floats of a warp in each of the four arrays of sums: gates of as many rows. The joint has 64, or of 32
+// columns 256, in the first two.
 constexpr int float_warp_sums(int product_rows) {
   return product_rows * kFloatUnits * 4 < 32 ? 32 : product_rows * kFloatUnits * 4;
 }
@@ -127,6 +149,8 @@ struct ResidentPlan {
   int64_t progress;
   int64_t scratch_bytes;
   FloatPlan single;
+  FewPlan few;
+  ManyPlan many;
 };
 
 // False where the shape does not fit this device.

@@ -107,29 +107,31 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
   const int slot = opaque(blockIdx.x / p.plan.column_blocks);
   const Context context{
       p, p.plan, shared, Rows::in(numbers, Stages::kRows), slot, static_cast<int>(threadIdx.x)};
-  typename Stages::Step predictor{context};
-  typename Stages::Joint joint{context};
-  Decider<WholeBlock> decider{.c = context, .results = results};
-
   load_rows(context);
-  for (int row = threadIdx.x; row < context.batch; row += kThreads) predictor.prepare_messages(row);
+  const typename Stages::Step first{context};
+  for (int row = threadIdx.x; row < context.batch; row += kThreads) first.prepare_messages(row);
   empty_untagged(context, threadIdx.x, kThreads);
-  predictor.load_weights();
-  joint.load_weights();
+  first.load_weights();
+  typename Stages::Joint{context}.load_weights();
   __syncthreads();
-  predictor.load_state();
-  joint.load_state();
-  joint.stage_first();
-  cooperative_groups::this_grid().sync();
 
-  bool live = false;
-  for (int row = 0; row < context.batch; ++row) live = live || !context.rows.done[row];
-  for (int round = 0; live; ++round) {
-    joint.judge(round);
-    decider.decide(round);
-    empty_old(context, predictor, round);
-    live = gather(context, round);
-    predictor.step(round, [&] { joint.stage_first(); });
+  // Before round 0 comes what follows from the state.
+  bool live = true;
+  for (int round = -1; live; ++round) {
+    if (round < 0) {
+      live = false;
+      for (int row = 0; row < context.batch; ++row) live = live || !context.rows.done[row];
+    } else {
+      const Context judging = context.anew();
+      typename Stages::Joint{judging}.judge(round);
+      const Context c = context.anew();
+      Decider<WholeBlock>{.c = c, .results = results}.decide(round);
+      empty_old(c, typename Stages::Step{c}, round);
+      live = gather(c, round);
+    }
+    const Context stepping = context.anew();
+    typename Stages::Step{stepping}.step(round);
+    if (round < 0) cooperative_groups::this_grid().sync();
   }
   store_history(context);
 }

@@ -15,8 +15,24 @@ __device__ inline void empty_value(float* address) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(kEmpty) : "memory");
 }
 
-__device__ inline bool is_missing(const uint4& values) {
-  return max(max(values.x, values.y), max(values.z, values.w)) == kEmpty;
+__device__ inline unsigned greatest(const uint4& values) {
+  return max(max(values.x, values.y), max(values.z, values.w));
+}
+
+__device__ inline bool is_missing(const uint4& values) { return greatest(values) == kEmpty; }
+
+// The first attempt; zeros where `wanted` is false.
+__device__ inline uint4 read_values(const float* address, bool wanted = true) {
+  uint4 values;
+  asm volatile(
+      "{\n\t.reg .pred wanted;\n\t"
+      "setp.ne.u32 wanted, %5, 0;\n\t"
+      "mov.u32 %0, 0;\n\tmov.u32 %1, 0;\n\tmov.u32 %2, 0;\n\tmov.u32 %3, 0;\n\t"
+      "@wanted ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];\n\t}"
+      : "=&r"(values.x), "=&r"(values.y), "=&r"(values.z), "=&r"(values.w)
+      : "l"(address), "r"(static_cast<unsigned>(wanted))
+      : "memory");
+  return values;
 }
 
 __device__ inline void read_if_missing(uint4& values, const float* address) {
