@@ -9,6 +9,14 @@
 
 namespace rnnt_fastdecode::cuda {
 
+// Merges over the 8 lanes that share t.
+__device__ inline void take_over_lanes(unsigned& order, int& index) {
+#pragma unroll
+  for (int offset = 4; offset < kWarp; offset *= 2) {
+    take(order, index, __shfl_xor_sync(kFullMask, order, offset), __shfl_xor_sync(kFullMask, index, offset));
+  }
+}
+
 // The best of a pair's columns so far, and the sum of exp(logit - value_of(sum_order)).
 struct FloatBest {
   unsigned order = 0;
