@@ -94,7 +94,9 @@ template <typename Step>
 cudaError_t launch_advance(const GreedyProblem& problem, const Step& step, cudaStream_t stream) {
   // No more warps than frames.
   const int warps = std::max(std::min(problem.joint.window, kAdvanceWarps), Step::kWarps);
-  return launch_dependent(advance_kernel<Step>, problem.joint.batch, warps * 32, 0, stream, problem, step);
+  const int rows = problem.joint.batch;
+  return launch_dependent(advance_kernel<Step>, rows, warps * 32, 0, starts_early(rows), stream, problem,
+                          step);
 }
 
 }  // namespace rnnt_fastdecode::cuda

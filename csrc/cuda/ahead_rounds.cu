@@ -48,12 +48,12 @@ __global__ void __launch_bounds__(kThreads, kBlocks) projection_kernel(Recurrent
 }
 
 template <typename Kernel, typename... Args>
-cudaError_t launch(Kernel kernel, dim3 grid, int bytes, cudaStream_t stream, Args... args) {
+cudaError_t launch(Kernel kernel, dim3 grid, int bytes, int rows, cudaStream_t stream, Args... args) {
   const cudaError_t error = allow_shared_memory(kernel);
   if (error != cudaSuccess) {
     return error;
   }
-  return launch_dependent(kernel, grid, kThreads, bytes, stream, args...);
+  return launch_dependent(kernel, grid, kThreads, bytes, starts_early(rows), stream, args...);
 }
 
 constexpr int kJointColumns = 128;
@@ -71,8 +71,8 @@ cudaError_t launch_joint(const GreedyProblem& p, const AheadProblem& ahead, cuda
   const int blocks = joint_tiles * p.splits + batch_tiles * unit_tiles * predictor.layers;
   return with_activation<T>(p.joint.activation, [&]<typename Function>(Function activation) {
     return launch(joint_and_gates_kernel<T, Product, Function>, blocks,
-                  std::max(Product::kBytes, JointBlock<T, Product, Function>::kBytes), stream, p.joint,
-                  activation, p.partials, p.splits, joint_tiles, ahead, batch_tiles);
+                  std::max(Product::kBytes, JointBlock<T, Product, Function>::kBytes), predictor.batch,
+                  stream, p.joint, activation, p.partials, p.splits, joint_tiles, ahead, batch_tiles);
   });
 }
 
@@ -81,14 +81,15 @@ cudaError_t launch_layer(const AheadProblem& ahead, int layer, cudaStream_t stre
   using Product = BlockProduct<T, kTiles, kRowGroups>;
   const dim3 grid(ceil_div(ahead.predictor.batch, Product::kRows),
                   ceil_div(ahead.predictor.hidden_width, GateBlock<T, Product>::kUnits));
-  return launch(layer_kernel<T, Product, Cell>, grid, Product::kBytes, stream, ahead, layer);
+  return launch(layer_kernel<T, Product, Cell>, grid, Product::kBytes, ahead.predictor.batch, stream, ahead,
+                layer);
 }
 
 template <typename T, int kTiles, int kRowGroups>
 cudaError_t launch_projection(const RecurrentProblem& p, cudaStream_t stream) {
   using Product = BlockProduct<T, kTiles, kRowGroups>;
   const dim3 grid(ceil_div(p.batch, Product::kRows), ceil_div(p.output_width, Product::kColumns));
-  return launch(projection_kernel<T, Product>, grid, Product::kBytes, stream, p);
+  return launch(projection_kernel<T, Product>, grid, Product::kBytes, p.batch, stream, p);
 }
 
 // Tiles as measured on an H200: as large as leaves no multiprocessor without work.

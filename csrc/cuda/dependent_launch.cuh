@@ -5,11 +5,15 @@
 
 namespace rnnt_fastdecode::cuda {
 
+// Whether the kernels of a round start early: with many rows, blocks that wait take the place of others that
+// could work.
+constexpr bool starts_early(int rows) { return rows < 256; }
+
 // The kernel calls ptx::wait_for_kernel_before before it touches what an earlier one writes or reads, in
-// every block. Devices before sm_90 start it when the one before has ended.
+// every block. Devices before sm_90 start it when the one before has ended, and so do all unless `early`.
 template <typename... Parameters, typename... Args>
 cudaError_t launch_dependent(void (*kernel)(Parameters...), dim3 grid, int threads, int shared_bytes,
-                             cudaStream_t stream, const Args&... args) {
+                             bool early, cudaStream_t stream, const Args&... args) {
   int device = 0, major = 0;
   cudaGetDevice(&device);
   cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
@@ -22,7 +26,7 @@ cudaError_t launch_dependent(void (*kernel)(Parameters...), dim3 grid, int threa
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = major >= 9 ? 1 : 0;
+  config.numAttrs = early && major >= 9 ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, args...);
 }
 

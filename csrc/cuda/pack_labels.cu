@@ -109,7 +109,8 @@ cudaError_t launch_pack_labels(const PackProblem& problem, cudaStream_t stream) 
   const int per_warp = std::max(1, (problem.batch + kMaxBlocks * kWarps - 1) / (kMaxBlocks * kWarps));
   const int rows_per_block = per_warp * kWarps;
   const int blocks = (problem.batch + rows_per_block - 1) / rows_per_block;
-  return launch_dependent(pack_labels_kernel, dim3(blocks), kThreads, 0, stream, problem, rows_per_block);
+  return launch_dependent(pack_labels_kernel, dim3(blocks), kThreads, 0, true, stream, problem,
+                          rows_per_block);
 }
 
 }  // namespace rnnt_fastdecode::cuda
