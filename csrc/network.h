@@ -20,6 +20,10 @@ constexpr int64_t kPartAlignment = 256;
 constexpr size_t kNetworkNumbers = 12;
 constexpr std::array kNetworkDtypes{ScalarType::Float, ScalarType::BFloat16, ScalarType::Half};
 
+inline int64_t padded_bytes(int64_t bytes) {
+  return (bytes + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
+}
+
 // A tensor of a decode state of B rows.
 struct StateTensor {
   ScalarType dtype;
@@ -68,12 +72,14 @@ struct NetworkPart {
 
 struct Network {
   PredictorSizes predictor;  // of no batch
-  Activation activation;
-  int64_t encoder_width, blank_id, max_symbols;
+  Activation activation{};
+  int64_t encoder_width;
+  int64_t blank_id = 0, max_symbols = 1;
   std::vector<int64_t> durations;
-  NetworkPart encoder_weight, encoder_bias, weight, bias, gate_table;
-  std::vector<NetworkPart> predictor_weights, start;
-  int64_t bytes;
+  // Of lay_out.
+  NetworkPart encoder_weight{}, encoder_bias{}, weight{}, bias{}, gate_table{};
+  std::vector<NetworkPart> predictor_weights{}, start{};
+  int64_t bytes = 0;
 };
 
 inline int64_t element_bytes(ScalarType dtype) {
@@ -91,7 +97,7 @@ inline void lay_out(const char* op, Network& network, bool has_encoder_bias, boo
     for (const int64_t extent : shape) fits = fits and not __builtin_mul_overflow(bytes, extent, &bytes);
     fits = fits and bytes <= INT64_MAX / 2 - end - kPartAlignment;
     check(fits, op, ": the network must fit into memory, got a part of shape ", part.extents(), ".");
-    end += (bytes + kPartAlignment - 1) / kPartAlignment * kPartAlignment;
+    end += padded_bytes(bytes);
     return part;
   };
   const PredictorSizes& sizes = network.predictor;
@@ -156,15 +162,7 @@ inline Network read_network(const CallContext& call, const Tensor& block,
                   .encoder_width = number(3, 1, INT32_MAX),
                   .blank_id = numbers[10],
                   .max_symbols = numbers[11],
-                  .durations = {numbers.begin() + kNetworkNumbers, numbers.end()},
-                  .encoder_weight = {},
-                  .encoder_bias = {},
-                  .weight = {},
-                  .bias = {},
-                  .gate_table = {},
-                  .predictor_weights = {},
-                  .start = {},
-                  .bytes = 0};
+                  .durations = {numbers.begin() + kNetworkNumbers, numbers.end()}};
   lay_out(call.op, network, number(8, 0, 1) == 1, number(9, 0, 1) == 1);
   call.tensor("network", block, ScalarType::Byte, {network.bytes});
   return network;

@@ -14,7 +14,7 @@ from torch import Tensor
 from .errors import ArgumentError
 from .op_libraries import call
 
-# The numbers of a network name these by their place.
+# What decoders compute in, and what else the numbers of a network name by its place.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PREDICTOR_KINDS = ("lstm", "gru", "stateless", "stateless_relu")
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
@@ -154,11 +154,11 @@ def pack_network(
     op = torch.ops.rnnt_fastdecode.pack_network.default
     weights = list(predictor_weights)
     parts = (encoder_weight, encoder_bias, weight, bias, predictor_kind, weights, gate_table, list(start))
-    block = call(op, *parts)
     if activation not in ACTIVATIONS:
         raise ArgumentError(
             f"pack_network: activation must be one of {list(ACTIVATIONS)}, got {activation!r}"
         )
+    block = call(op, *parts)
     if len(durations) != weight.shape[0] - weights[0].shape[-2]:
         raise ArgumentError(
             f"pack_network: durations must be {weight.shape[0] - weights[0].shape[-2]} numbers of frames, "

@@ -23,19 +23,8 @@ Tensor pack_network(const Tensor& encoder_weight, const std::optional<Tensor>& e
   check(weight.size(0) >= predictor.vocab, call.op, ": weight must have at least ", predictor.vocab,
         " rows, as the vocabulary (with blank) of predictor_weights, got ", weight.size(0), ".");
   Network network{.predictor = predictor,
-                  .activation = {},
                   .encoder_width = encoder_weight.size(1),
-                  .blank_id = 0,
-                  .max_symbols = 1,
-                  .durations = std::vector<int64_t>(weight.size(0) - predictor.vocab),
-                  .encoder_weight = {},
-                  .encoder_bias = {},
-                  .weight = {},
-                  .bias = {},
-                  .gate_table = {},
-                  .predictor_weights = {},
-                  .start = {},
-                  .bytes = 0};
+                  .durations = std::vector<int64_t>(weight.size(0) - predictor.vocab)};
   lay_out(call.op, network, encoder_bias.has_value(), bias.has_value());
   const bool lstm = predictor.kind == PredictorKind::kLstm;
   check(gate_table.has_value() == lstm, call.op, ": gate_table must be given ", lstm ? "" : "only ",

@@ -25,8 +25,8 @@ std::tuple<Tensor, Tensor, Tensor> joint_argmax(Tensor encoder, Tensor predictor
   Tensor durations = new_tensor(times, {sizes.batch, window}, ScalarType::Int);
   Tensor log_probs = new_tensor(times, {sizes.batch, window}, ScalarType::Float);
   const cuda::JointProblem problem =
-      joint_problem(sizes, encoder.const_data_ptr(), predictor.const_data_ptr(), weight, bias, ints(times),
-                    ints(lengths), window);
+      joint_problem(sizes, encoder.const_data_ptr(), predictor.const_data_ptr(), weight.const_data_ptr(),
+                    pointer_or_null(bias), ints(times), ints(lengths), window);
   if (problem.rows() > 0) {
     const Launch launch(encoder);
     int splits = 0;
@@ -168,11 +168,11 @@ void greedy_rounds(Tensor encoder, Tensor lengths, Tensor weight, std::optional<
       predictor_kind, predictor_weights, predictor_state, predictor_output, times, symbols, tokens, frames,
       token_durations, log_probs, counts, active);
   const CallContext call{"greedy_rounds_", encoder.device()};
-  cuda::GreedyProblem problem =
-      greedy_problem(call,
-                     joint_problem(sizes.joint, encoder.const_data_ptr(), predictor_output.const_data_ptr(),
-                                   weight, bias, ints(times), ints(lengths), window),
-                     sizes.capacity, blank_id, durations, max_symbols);
+  cuda::GreedyProblem problem = greedy_problem(
+      call,
+      joint_problem(sizes.joint, encoder.const_data_ptr(), predictor_output.const_data_ptr(),
+                    weight.const_data_ptr(), pointer_or_null(bias), ints(times), ints(lengths), window),
+      sizes.capacity, blank_id, durations, max_symbols);
   problem.times = mutable_ints(times);
   problem.symbols = mutable_ints(symbols);
   problem.tokens = mutable_ints(tokens);

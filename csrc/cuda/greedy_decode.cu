@@ -23,10 +23,9 @@ constexpr int64_t kRecord = sizeof(int4) / sizeof(int);
 struct CallMemory {
   CallMemory(const Tensor& next_to, int64_t batch, int64_t room, int64_t encoder_bytes,
              int64_t scratch_bytes) {
-    const auto aligned = [](int64_t bytes) { return (bytes + 255) / 256 * 256; };
-    const int64_t counter_bytes = aligned(4 * batch * sizeof(int)),
-                  table_bytes = aligned(4 * room * sizeof(int));
-    bytes = new_tensor(next_to, {counter_bytes + table_bytes + aligned(encoder_bytes) + scratch_bytes},
+    const int64_t counter_bytes = padded_bytes(4 * batch * sizeof(int)),
+                  table_bytes = padded_bytes(4 * room * sizeof(int));
+    bytes = new_tensor(next_to, {counter_bytes + table_bytes + padded_bytes(encoder_bytes) + scratch_bytes},
                        ScalarType::Byte);
     auto* const base = static_cast<unsigned char*>(bytes.mutable_data_ptr());
     int* const counters = reinterpret_cast<int*>(base);
@@ -36,7 +35,7 @@ struct CallMemory {
     tokens = tables, frames = tables + room, token_durations = tables + 2 * room;
     log_probs = reinterpret_cast<float*>(tables + 3 * room);
     encoder = base + counter_bytes + table_bytes;
-    scratch = encoder + aligned(encoder_bytes);
+    scratch = encoder + padded_bytes(encoder_bytes);
   }
 
   Tensor bytes;
@@ -92,14 +91,13 @@ cuda::LoadProblem load_problem(const Call& call, const std::vector<Tensor>& carr
 }
 
 cuda::EncoderProjection projection_of(const Call& call) {
-  const cuda::EncoderProjection projection{.frames = call.encoder_output.const_data_ptr(),
-                                           .weight = call.network.encoder_weight.in(call.block),
-                                           .bias = call.network.encoder_bias.in(call.block),
-                                           .output = nullptr,
-                                           .rows = call.sizes.joint.batch * call.sizes.joint.frames,
-                                           .width = static_cast<int>(call.network.encoder_width),
-                                           .output_width = static_cast<int>(call.sizes.joint.joint_width)};
-  return projection;
+  return {.frames = call.encoder_output.const_data_ptr(),
+          .weight = call.network.encoder_weight.in(call.block),
+          .bias = call.network.encoder_bias.in(call.block),
+          .output = nullptr,
+          .rows = call.sizes.joint.batch * call.sizes.joint.frames,
+          .width = static_cast<int>(call.network.encoder_width),
+          .output_width = static_cast<int>(call.sizes.joint.joint_width)};
 }
 
 bool is_own(const cuda::EncoderProjection& projection, ScalarType dtype) {
@@ -109,21 +107,8 @@ bool is_own(const cuda::EncoderProjection& projection, ScalarType dtype) {
 }
 
 cuda::JointProblem joint_of(const Call& call, int64_t window) {
-  const JointSizes& sizes = call.sizes.joint;
-  return {.encoder = nullptr,
-          .predictor = nullptr,
-          .weight = call.network.weight.in(call.block),
-          .bias = call.network.bias.in(call.block),
-          .times = nullptr,
-          .lengths = nullptr,
-          .encoder_batch_stride = sizes.encoder_batch_stride,
-          .batch = static_cast<int>(sizes.batch),
-          .frames = static_cast<int>(sizes.frames),
-          .width = static_cast<int>(sizes.joint_width),
-          .num_tokens = static_cast<int>(sizes.vocab),
-          .num_durations = static_cast<int>(sizes.num_durations),
-          .window = static_cast<int>(std::min<int64_t>(window, INT32_MAX)),
-          .activation = static_cast<cuda::Activation>(sizes.activation)};
+  return joint_problem(call.sizes.joint, nullptr, nullptr, call.network.weight.in(call.block),
+                       call.network.bias.in(call.block), nullptr, nullptr, window);
 }
 
 void give_memory(cuda::GreedyProblem& greedy, const CallMemory& memory) {
@@ -138,20 +123,7 @@ void give_memory(cuda::GreedyProblem& greedy, const CallMemory& memory) {
   greedy.counts = memory.counts;
 }
 
-ResidentConstants constants_of(const Call& call) {
-  const auto part = [&](const NetworkPart& place) { return place.in(call.block); };
-  const auto& weights = call.network.predictor_weights;
-  const bool lstm = call.network.predictor.kind == PredictorKind::kLstm;
-  return {.gate_table = part(call.network.gate_table),
-          .tables = part(weights[0]),
-          .weight = lstm ? part(weights[1]) : nullptr,
-          .bias = lstm ? part(weights[2]) : nullptr,
-          .projection = part(weights[lstm ? 3 : 1]),
-          .projection_bias = part(weights[lstm ? 4 : 2])};
-}
-
-// Ends the new state with time_jumps and decoded_lengths.
-// host_labels get the first records.
+// Ends the new state with time_jumps and decoded_lengths; host_labels get the first records.
 Tensor pack(const Call& call, const CallMemory& memory, const Tensor& host_labels,
             std::vector<Tensor>& new_state, cudaStream_t stream) {
   const DecodeSizes& sizes = call.sizes;
@@ -229,8 +201,11 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> greedy_decode(
   }
   if (runs) {
     give_memory(greedy, memory);
+    const ResidentConstants constants =
+        resident_constants(sizes.predictor.kind, network.gate_table.in(block),
+                           [&](size_t i) { return network.predictor_weights[i].in(block); });
     cuda::ResidentProblem problem =
-        resident_problem(sizes.predictor, greedy, constants_of(call), new_state, new_state.back());
+        resident_problem(sizes.predictor, greedy, constants, new_state, new_state.back());
     problem.scratch = memory.scratch;
     launch_rows(context, launches, problem, dtype, launch.stream);
   }

@@ -28,13 +28,17 @@ void dispatch(ScalarType dtype, Function function) {
   }
 }
 
+inline const void* pointer_or_null(const std::optional<Tensor>& tensor) {
+  return tensor ? tensor->const_data_ptr() : nullptr;
+}
+
 inline cuda::JointProblem joint_problem(const JointSizes& sizes, const void* encoder, const void* predictor,
-                                        const Tensor& weight, const std::optional<Tensor>& bias,
-                                        const int* times, const int* lengths, int64_t window) {
+                                        const void* weight, const void* bias, const int* times,
+                                        const int* lengths, int64_t window) {
   return {.encoder = encoder,
           .predictor = predictor,
-          .weight = weight.const_data_ptr(),
-          .bias = bias ? bias->const_data_ptr() : nullptr,
+          .weight = weight,
+          .bias = bias,
           .times = times,
           .lengths = lengths,
           .encoder_batch_stride = sizes.encoder_batch_stride,
@@ -43,7 +47,7 @@ inline cuda::JointProblem joint_problem(const JointSizes& sizes, const void* enc
           .width = static_cast<int>(sizes.joint_width),
           .num_tokens = static_cast<int>(sizes.vocab),
           .num_durations = static_cast<int>(sizes.num_durations),
-          .window = static_cast<int>(window),
+          .window = static_cast<int>(std::min<int64_t>(window, INT32_MAX)),
           .activation = static_cast<cuda::Activation>(sizes.activation)};
 }
 static_assert(static_cast<int>(Activation::kTanh) == static_cast<int>(cuda::Activation::kTanh));

@@ -39,12 +39,6 @@ cuda::ResidentShape resident_shape(const PredictorSizes& predictor, int64_t num_
           .half = dtype != ScalarType::Float};
 }
 
-void check_gate_table(const CallContext& call, const char* name, const Tensor& table,
-                      const PredictorSizes& predictor) {
-  const int64_t labels = predictor.kind == PredictorKind::kLstm ? predictor.vocab : 0;
-  call.tensor(name, table, ScalarType::Float, {labels, predictor.width, 4});
-}
-
 // The rows of a batch from `first` on.
 cuda::ResidentProblem rows_from(const cuda::ResidentProblem& batch, int64_t first, int rows,
                                 size_t element_bytes) {
@@ -154,7 +148,8 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
   check(workspace.size() == 2, call.op, ": workspace must hold 2 tensors (gate_table, scratch), got ",
         count_of(workspace), ".");
   const Tensor &gate_table = workspace[0], &scratch = workspace[1];
-  check_gate_table(call, "workspace[0]", gate_table, predictor);
+  const int64_t labels = predictor.kind == PredictorKind::kLstm ? predictor.vocab : 0;
+  call.tensor("workspace[0]", gate_table, ScalarType::Float, {labels, predictor.width, 4});
   call.tensor("workspace[1]", scratch, ScalarType::Byte, {scratch.numel()});
   const int64_t row_bytes = greedy.joint.encoder_batch_stride * static_cast<int64_t>(output.element_size());
   check_alignment(call, "encoder", greedy.joint.encoder, row_bytes);
@@ -164,13 +159,8 @@ void run_resident(const CallContext& call, const GreedySizes& sizes, const cuda:
   check_alignment(call, "weight", greedy.joint.weight);
   check_alignment(call, "workspace[0]", gate_table.const_data_ptr());
   for (const Tensor& part : weights) check_alignment(call, "predictor_weights", part.const_data_ptr());
-  const bool lstm = predictor.kind == PredictorKind::kLstm;
-  const ResidentConstants constants{.gate_table = gate_table.const_data_ptr(),
-                                    .tables = weights[0].const_data_ptr(),
-                                    .weight = lstm ? weights[1].const_data_ptr() : nullptr,
-                                    .bias = lstm ? weights[2].const_data_ptr() : nullptr,
-                                    .projection = weights[lstm ? 3 : 1].const_data_ptr(),
-                                    .projection_bias = weights[lstm ? 4 : 2].const_data_ptr()};
+  const ResidentConstants constants = resident_constants(
+      predictor.kind, gate_table.const_data_ptr(), [&](size_t i) { return weights[i].const_data_ptr(); });
   cuda::ResidentProblem problem = resident_problem(predictor, greedy, constants, state, output);
   problem.scratch = static_cast<unsigned char*>(scratch.mutable_data_ptr());
   const Launches& launches = launches_for(predictor, greedy.joint, output.get_device_index());

@@ -21,6 +21,18 @@ struct ResidentConstants {
   const void *gate_table, *tables, *weight, *bias, *projection, *projection_bias;
 };
 
+// weight(i): where the predictor's tensor i lies.
+template <typename Weight>
+ResidentConstants resident_constants(PredictorKind kind, const void* gate_table, Weight weight) {
+  const bool lstm = kind == PredictorKind::kLstm;
+  return {.gate_table = gate_table,
+          .tables = weight(0),
+          .weight = lstm ? weight(1) : nullptr,
+          .bias = lstm ? weight(2) : nullptr,
+          .projection = weight(lstm ? 3 : 1),
+          .projection_bias = weight(lstm ? 4 : 2)};
+}
+
 // The problem of a whole batch. state: what the predictor carries, where the kernel updates it, as it does
 // output.
 cuda::ResidentProblem resident_problem(const PredictorSizes& predictor, const cuda::GreedyProblem& greedy,

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ArgumentError
+from ..loop_ops import DTYPES
 from .modules import Joint, TransducerHead
 from .results import DecodeResult
 from .rules import GreedyRules
 from .runners import ENGINES, CpuRunner, CudaRunner
 from .state import DecodeState
-from .weights import SUPPORTED_DTYPES, Predictor, pack_joint, pack_predictor
+from .weights import Predictor, pack_joint, pack_predictor
 
 # Frames judged at once where the caller does not say. A blank costs a frame of the window, a label ends it:
 # on a GPU a wide window saves rounds. The CPU's loop looks ahead as far as a pass over the weights is worth.
@@ -63,7 +64,7 @@ class GreedyDecoder:
         self._width = self._joint.encoder_weight.shape[1]
         if self.device.type not in DEFAULT_WINDOW:
             raise ArgumentError(f"joint must be on a CPU or a CUDA device, got {self.device}")
-        if self.dtype not in SUPPORTED_DTYPES:
+        if self.dtype not in DTYPES:
             raise ArgumentError(f"joint must be float32, bfloat16 or float16, got {self.dtype}")
         first = self._predictor.weights[0]
         if first.device != self.device or first.dtype != self.dtype:

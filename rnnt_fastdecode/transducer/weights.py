@@ -12,7 +12,6 @@ from ..errors import ArgumentError
 from .modules import GruPredictor, Joint, LstmPredictor, StatelessPredictor
 
 Predictor = LstmPredictor | GruPredictor | StatelessPredictor
-SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Labels whose input gates are computed at once, in float64.
 TABLE_PART = 2048
 

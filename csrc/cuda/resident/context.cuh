@@ -153,6 +153,15 @@ __device__ inline float exp_below(float logit, float max) {
   return logit == -INFINITY ? 0.0f : expf(logit - max);
 }
 
+// A sum of exp(logit - value_of(from)) as one of exp(logit - value_of(to)).
+__device__ __forceinline__ float scaled(float sum, unsigned from, unsigned to) {
+  return sum == 0.0f || from == to ? sum : sum * expf(value_of(from) - value_of(to));
+}
+
+__device__ __forceinline__ float4 add(const float4& a, const float4& b) {
+  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+}
+
 // The better of two candidates: the higher order, of equal ones the lower index.
 __device__ inline void take(unsigned& order, int& index, unsigned other, int other_index) {
   const bool better = other > order || (other == order && other_index < index);

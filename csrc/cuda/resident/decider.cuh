@@ -154,10 +154,6 @@ struct Decider {
     return -logf(sum);
   }
 
-  __device__ static float scaled(float sum, unsigned from, unsigned to) {
-    return sum == 0.0f || from == to ? sum : sum * expf(value_of(from) - value_of(to));
-  }
-
   // What is known of a row before its window is judged.
   __device__ Decision open(int row) const {
     const int start = c.rows.times[row], length = c.rows.lengths[row];

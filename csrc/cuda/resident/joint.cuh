@@ -11,8 +11,6 @@
 
 namespace rnnt_fastdecode::cuda {
 
-constexpr int kColumnsPerTile = 16;
-
 template <typename T>
 using Pair = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
 
@@ -274,10 +272,6 @@ struct JointStage {
   __device__ __forceinline__ static int first_of(bool wanted, int index) {
     return __reduce_min_sync(kFullMask, wanted ? index : INT32_MAX);
   }
-  __device__ __forceinline__ static float scaled(float sum, unsigned from, unsigned to) {
-    return sum == 0.0f || from == to ? sum : sum * expf(value_of(from) - value_of(to));
-  }
-
   // Judges the columns from `tile` on; after the last ones the results go out, the best columns first.
   __device__ __forceinline__ void include(int round, const Pair& own, int tile, Best& best) const {
     const bool last = tile + Columns >= plan.column_tiles;

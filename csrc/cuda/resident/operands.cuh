@@ -37,10 +37,6 @@ __device__ WeightFragment gate_weights(const Context& c, int layer, int half, in
                     load_operand(c, row(2 * half + 1), c.p.width, exists, chunk));
 }
 
-__device__ __forceinline__ float4 add(const float4& a, const float4& b) {
-  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
-}
-
 // Where a warp leaves its part of the sums that warp `job` adds up.
 template <int Warps>
 __device__ __forceinline__ int other_part(int job, int warp) {

@@ -8,7 +8,6 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kFragmentBytes = 512;  // 8 rows of a chunk of 32 numbers
-constexpr int kTile = 16;            // columns of a joint tile
 constexpr int kGates = 4;
 constexpr int kMaxFrameTiles = 6;
 constexpr int kSideWarps = 4;
@@ -86,14 +85,14 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
 
   // The least work for the busiest block: for each of its groups the exchange of messages and sums, which
   // costs about as much as one and a half tiles of columns, and its tiles.
-  const int tiles = divide_up(shape.num_tokens + shape.num_durations, kTile);
+  const int tiles = divide_up(shape.num_tokens + shape.num_durations, kColumnsPerTile);
   const int groups = divide_up(rows, out.group_rows);
   int64_t best = -1;
   for (int slots = 1; slots <= std::min(groups, out.blocks); ++slots) {
     const int column_blocks = std::min(out.blocks / slots, tiles);
     const int column_tiles = divide_up(tiles, column_blocks);
     const int weights = column_tiles * joint_chunks * 2 * kFragmentBytes;
-    const int biases = static_cast<int>(aligned(column_tiles * kTile * sizeof(float)));
+    const int biases = static_cast<int>(aligned(column_tiles * kColumnsPerTile * sizeof(float)));
     const HalfVariant variant = choose_variant(rows, out.frame_tiles, column_tiles);
     const int size = bytes + weights + biases + main_sum_bytes(variant);
     if (size + kResidentStaticBytes > shared_limit) {
@@ -114,7 +113,7 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
   if (best < 0) {
     return false;
   }
-  place_duration_blocks(shape, kTile, out);
+  place_duration_blocks(shape, kColumnsPerTile, out);
   reserve_scratch(shape, rows, 2, out);
   *plan = out;
   return true;

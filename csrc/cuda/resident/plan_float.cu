@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "plan.cuh"
+#include "split.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {
@@ -13,7 +14,6 @@ constexpr int kGates = 4;
 constexpr int kTilePairs = 8;
 constexpr int kFewRows = 8;
 constexpr int kLaneBytes = 40;  // of few rows: of a lane's part of a column
-constexpr int kStepDepth = 16;  // of many rows: see split.cuh
 constexpr int kTileStepBytes = 16 * kStepDepth * kFloat;
 constexpr int kPartBytes = 512;  // 16 bytes of every lane
 constexpr int kMaxColumnTiles = 16;

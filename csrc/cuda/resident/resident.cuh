@@ -101,7 +101,8 @@ enum class HalfVariant { kOneTile, kTwoTiles, kFourTiles, kWide };
 // The joint's sums as the warps leave them to each other, in 16-bit types: of each part of the depth the
 // (row, frame) pairs, of each pair the columns. The spaces between keep lanes off each other's banks.
 constexpr int joint_depths(int tiles) { return tiles > 4 ? 4 : 8; }
-constexpr int joint_pair_floats(int column_tiles) { return column_tiles * 16 + 4; }
+constexpr int kColumnsPerTile = 16;
+constexpr int joint_pair_floats(int column_tiles) { return column_tiles * kColumnsPerTile + 4; }
 constexpr int joint_depth_floats(int tiles, int column_tiles) {
   return tiles * 8 * joint_pair_floats(column_tiles) + 32 / joint_depths(tiles);
 }

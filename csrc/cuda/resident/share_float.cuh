@@ -12,10 +12,6 @@ __device__ inline float4 prefetch_quad(const float* address, bool wanted) {
   return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)};
 }
 
-__device__ inline float4 add(const float4& a, const float4& b) {
-  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
-}
-
 // The projected output of a row after as many labels of this launch.
 __device__ inline float* output_values(const Context& c, int labels, int row) {
   const int64_t index = static_cast<int64_t>(labels % kGenerations) * c.batch + row;
