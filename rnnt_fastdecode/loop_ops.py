@@ -237,7 +237,7 @@ def greedy_resident_bytes(
 
     Args:
         weight: [V + N, J], as for `greedy_rounds_`, like predictor_kind, predictor_weights and window.
-        batch: B, at least 1; 32 rows, in float32 128, are decoded at a time.
+        batch: B, at least 1; up to 128 rows are decoded at a time.
         num_durations: N.
 
     Raises:

@@ -1,7 +1,7 @@
-// The last blocks load rows. The others multiply: with few frames, of 16-bit elements, or in fp32, each owns
-// 8 * kTiles frames and 32 columns of the joint for each of its column groups, and has every load on its way
-// at once (streamed_operand.cuh). With more frames of 16-bit elements it owns a tile whose frames and columns
-// both come through shared memory (block_product.cuh).
+// The last blocks load rows. The others multiply: with few frames each owns 8 * kTiles frames and 32 columns
+// of the joint for each of its column groups, and has every load on its way at once (streamed_operand.cuh).
+// With more frames it owns a tile whose frames and columns both come through shared memory
+// (block_product.cuh, in fp32 split_block.cuh).
 
 #include <algorithm>
 #include <type_traits>
@@ -11,6 +11,7 @@
 #include "numeric.cuh"
 #include "row_copies.cuh"
 #include "shared_memory.cuh"
+#include "split_block.cuh"
 #include "streamed_operand.cuh"
 #include "tile_plan.cuh"
 #include "weight_stream.cuh"
@@ -20,12 +21,14 @@ namespace {
 
 using namespace product;
 
-// As measured on an H200. For more frames a library's product makes up for what it costs the host to call it.
+// As measured on an H200. For more frames a library's product makes up for what it costs the host to call it,
+// but for that of splits in fp32.
 template <typename T>
 constexpr int kMostFrames = std::is_same_v<T, float> ? 1800 : 6000;
-// Of 16-bit elements: streamed up to here.
-constexpr int kMostStreamedFrames = 192;
-// Tiles of 64 frames up to here, then of 128.
+// Streamed up to here, in fp32 where warpgroup products can take over.
+template <typename T>
+constexpr int kMostStreamedFrames = std::is_same_v<T, float> ? 300 : 192;
+// Tiles of 64 frames up to here, then of 128; in fp32 always of 128.
 constexpr int kMostInSmallTiles = 3200;
 constexpr int kRowGroups = 2;  // of a tile
 // Of a multiprocessor; without warpgroup products a block needs its registers alone.
@@ -181,6 +184,57 @@ __global__ void __launch_bounds__(kThreads, kTileBlocks)
   }
 }
 
+template <typename Part>
+__device__ inline void project_split(const EncoderProjection& p, const Shares& shares, unsigned char* ring) {
+  if constexpr (wgmma::kExists) {
+    using Block = SplitBlock<Part>;
+    const int block = blockIdx.x, vectors = p.width / kVector<float>;
+    const int64_t first_row = static_cast<int64_t>(block / shares.column_blocks) * Block::kRows;
+    const int first_column = block % shares.column_blocks * Block::kColumns;
+    const Block product{
+        .rows = static_cast<const float4*>(p.frames) + first_row * vectors,
+        .columns = static_cast<const float4*>(p.weight) + static_cast<int64_t>(first_column) * vectors,
+        .row_count = static_cast<int>(min(static_cast<int64_t>(Block::kRows), p.rows - first_row)),
+        .column_count = min(Block::kColumns, p.output_width - first_column),
+        .vectors = vectors,
+        .ring = ring};
+    typename Block::Sums sums = {};
+    product.multiply(sums);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int column = product.column(i / 2, i % 2);
+      if (column >= product.column_count) continue;
+      const float bias = p.bias == nullptr ? 0.0f : static_cast<const float*>(p.bias)[first_column + column];
+      float* const output =
+          static_cast<float*>(p.output) + first_row * p.output_width + first_column + column;
+#pragma unroll
+      for (int tile = 0; tile < Block::kTiles; ++tile) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          const int row = product.row(tile, j);
+          if (row < product.row_count) {
+            output[static_cast<int64_t>(row) * p.output_width] = sums[tile][2 * i + j] + bias;
+          }
+        }
+      }
+    }
+  }
+}
+
+template <typename Part>
+__global__ void __launch_bounds__(kThreads, 1)
+    load_and_project_split_kernel(const __grid_constant__ LoadProblem load,
+                                  const __grid_constant__ EncoderProjection p,
+                                  const __grid_constant__ Shares shares) {
+  static_assert(SplitBlock<Part>::kThreads == kThreads);
+  extern __shared__ __align__(1024) unsigned char split_ring[];
+  if (blockIdx.x < shares.product_blocks) {
+    project_split<Part>(p, shares, split_ring);
+  } else {
+    load_share(load, shares);
+  }
+}
+
 template <typename T>
 TilePlan plan_projection(const Product& product) {
   const DeviceLimits limits = DeviceLimits::query();
@@ -217,6 +271,14 @@ const TilePlan& plan_for(const Product& product) {
   return last.plan;
 }
 
+// Of the current device.
+bool has_warpgroups() {
+  int device = 0, major = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  return major == 9;
+}
+
 int load_blocks(const LoadProblem& load) {
   int64_t most = 1;
   for (int i = 0; i < load.state.count; ++i) {
@@ -233,8 +295,9 @@ bool are_vectors(const void* pointer) {
 
 template <typename T>
 bool projection_supports(const EncoderProjection& p) {
-  return p.rows <= kMostFrames<T> && p.width % kVector<T> == 0 && are_vectors(p.frames) &&
-         are_vectors(p.weight);
+  const bool splits = std::is_same_v<T, float> && has_warpgroups();
+  return p.rows <= (splits ? INT32_MAX : kMostFrames<T>) && p.width % kVector<T> == 0 &&
+         are_vectors(p.frames) && are_vectors(p.weight);
 }
 
 template <typename T>
@@ -259,9 +322,13 @@ cudaError_t launch_load_and_project(const LoadProblem& load, const EncoderProjec
     if (rows > kMostInSmallTiles && p.output_width % kVector<T> == 0) {
       return in_tiles.template operator()<8>();
     }
-    if (rows > kMostStreamedFrames && p.output_width % kVector<T> == 0) {
+    if (rows > kMostStreamedFrames<T> && p.output_width % kVector<T> == 0) {
       return in_tiles.template operator()<4>();
     }
+  } else if (rows > kMostStreamedFrames<T> && has_warpgroups()) {
+    using Tile = SplitBlock<__nv_bfloat16>;
+    return launch(load_and_project_split_kernel<__nv_bfloat16>, ceil_div(rows, Tile::kRows),
+                  ceil_div(p.output_width, Tile::kColumns), 1, Tile::kBytes);
   }
   const Product product{rows, p.output_width, p.width};
   const TilePlan& plan = plan_for<T>(product);

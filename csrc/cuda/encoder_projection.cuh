@@ -1,4 +1,4 @@
-// The joint's encoder projection for batches of few frames, in one launch with the rows' start.
+// The joint's encoder projection in one launch with the rows' start.
 #pragma once
 
 #include "state_rows.cuh"
@@ -16,7 +16,8 @@ struct EncoderProjection {
   int output_width;
 };
 
-// Whether the frames are few enough for this kernel to be the fastest, and rows of whole 16-byte vectors.
+// Whether this kernel is the fastest, which with many frames of 16-bit elements a library's is, and rows are
+// whole 16-byte vectors.
 template <typename T>
 bool projection_supports(const EncoderProjection& projection);
 

@@ -74,11 +74,7 @@ __device__ void pack_row(const PackProblem& p, int row, int begin, int lane) {
   if (lane == 0) {
     store(p, row,
           make_int4(begin, count, __float_as_int(static_cast<float>(score)), length_as_given(p, row)));
-    if (p.ends.time_jumps != nullptr) {
-      const int length = p.ends.row_lengths[row];
-      p.ends.time_jumps[row] = max(p.ends.times[row] - length, 0);
-      p.ends.decoded[row] = decoded + length;
-    }
+    if (p.ends.time_jumps != nullptr) end_row(p.ends, row, decoded);
   }
 }
 

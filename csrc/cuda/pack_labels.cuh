@@ -1,19 +1,9 @@
 // The labels of all rows, out of the tables [R, C], one row after the other.
 #pragma once
 
-#include <cuda_runtime.h>
-
-#include <cstdint>
+#include "state_rows.cuh"
 
 namespace rnnt_fastdecode::cuda {
-
-// Where each row ends, as launch_save_rows tells; left out where time_jumps is null.
-struct RowEnds {
-  const int* times;        // [B]
-  const int* row_lengths;  // [B]
-  int* time_jumps;         // [B]
-  int64_t* decoded;        // [B]
-};
 
 struct PackProblem {
   const int* tokens;               // [R, C]
@@ -31,7 +21,7 @@ struct PackProblem {
   int4* packed;  // [B + room]
   int4* host;    // its first host_records in memory of the host, or null
   int host_records;
-  RowEnds ends;
+  RowEnds ends;  // left out where time_jumps is null
 };
 
 cudaError_t launch_pack_labels(const PackProblem& problem, cudaStream_t stream);

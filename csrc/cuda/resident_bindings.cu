@@ -7,23 +7,31 @@
 namespace rnnt_fastdecode {
 namespace {
 
-Launches plan_launches(const cuda::ResidentShape& batch, int device) {
+// With `most` rows in a launch; scratch_bytes is 0 where they do not fit.
+Launches plan_launches(const cuda::ResidentShape& batch, int most, int device) {
   int shared_limit = 0, cooperative = 0;
   check_cuda("cudaDeviceGetAttribute",
              cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   check_cuda("cudaDeviceGetAttribute",
              cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device));
-  Launches launches{.most = cuda::resident_rows(batch.half), .full = {}, .last = {}, .scratch_bytes = 0};
+  Launches launches{.most = most, .full = {}, .last = {}, .scratch_bytes = 0};
   const auto plan = [&](int rows, cuda::ResidentPlan* part) {
     cuda::ResidentShape shape = batch;
     shape.batch = rows;
     return cooperative != 0 and cuda::plan_resident(shape, multiprocessors(device), shared_limit, part);
   };
-  const int left = batch.batch % launches.most;
-  const bool fits = (batch.batch < launches.most or plan(launches.most, &launches.full)) and
-                    (left == 0 or plan(left, &launches.last));
+  const int left = batch.batch % most;
+  const bool fits =
+      (batch.batch < most or plan(most, &launches.full)) and (left == 0 or plan(left, &launches.last));
   if (fits) launches.scratch_bytes = std::max(launches.full.scratch_bytes, launches.last.scratch_bytes);
   return launches;
+}
+
+// In as few launches as find room.
+Launches plan_launches(const cuda::ResidentShape& batch, int device) {
+  const Launches launches = plan_launches(batch, cuda::resident_rows(batch.half), device);
+  const bool passes = batch.half and batch.batch > cuda::kPassRows;
+  return passes and launches.scratch_bytes == 0 ? plan_launches(batch, cuda::kPassRows, device) : launches;
 }
 
 cuda::ResidentShape resident_shape(const PredictorSizes& predictor, int64_t num_tokens, int64_t num_durations,

@@ -18,9 +18,8 @@ __global__ void __launch_bounds__(kThreads) load_rows_kernel(const __grid_consta
 
 __device__ void save_counters(const SaveProblem& p) {
   for (int row = blockIdx.x * kThreads + threadIdx.x; row < p.state.batch; row += gridDim.x * kThreads) {
-    const int length = p.row_lengths[row];
-    p.time_jumps[row] = max(p.times[row] - length, 0);
-    p.decoded[row] = p.decoded_lengths[p.one_decoded_length ? 0 : row] + length;
+    end_row({p.times, p.row_lengths, p.time_jumps, p.decoded}, row,
+            p.decoded_lengths[p.one_decoded_length ? 0 : row]);
   }
 }
 

@@ -31,6 +31,21 @@ struct LoadProblem {
   int* counts;       // [R]
 };
 
+// Where each row ends.
+struct RowEnds {
+  const int* times;        // [B]
+  const int* row_lengths;  // [B]
+  int* time_jumps;         // [B]
+  int64_t* decoded;        // [B]
+};
+
+// decoded: frames before these.
+__device__ inline void end_row(const RowEnds& ends, int row, int64_t decoded) {
+  const int length = ends.row_lengths[row];
+  ends.time_jumps[row] = max(ends.times[row] - length, 0);
+  ends.decoded[row] = decoded + length;
+}
+
 struct SaveProblem {
   StateParts state;
   const int* times;                // [R]

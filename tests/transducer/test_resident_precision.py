@@ -1,11 +1,15 @@
 """fp32 on a GPU is fp32: the resident kernel's errors beside those of torch's own products, TF32 off."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from op_cases import Loop, normal, random_transducer
 from resident_cases import resident_workspace, run_resident
 
-from rnnt_fastdecode import ops
+from benchmarks.modules import as_modules
+from rnnt_fastdecode import GreedyDecoder, ops
+from rnnt_fastdecode.reference.decode import greedy_decode
 
 pytestmark = pytest.mark.gpu
 
@@ -123,3 +127,31 @@ def test_an_infinite_weight(batch, part):
     weights = transducer.predictor_weights
     {"joint": transducer.weight, "projection": weights[3], "gates": weights[1][1]}[part][5, 7] = float("inf")
     assert check_against_the_cpu(transducer, normal(batch, 6, 64, seed=4)).counts.sum() > 0
+
+
+@pytest.mark.parametrize("octaves", [0, 12])
+def test_the_errors_of_projected_frames_are_those_of_torch_in_fp32(monkeypatch, octaves):
+    """Frames that are not aligned to 16 bytes go through torch's own product."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    batch, frames, width = 9, 100, 1000
+    make = normal if octaves == 0 else (lambda *shape, seed: 4 * wide(*shape, seed=seed, octaves=octaves))
+    transducer = replace(
+        random_transducer(vocab=256, joint_width=300, hidden=64, blank_bias=-1e4, scale=0.02, seed=5),
+        encoder_weight=make(300, width, seed=6),
+        encoder_bias=normal(300, seed=7),
+    )
+    predictor, joint = (module.cuda() for module in as_modules(transducer))
+    decoder = GreedyDecoder(predictor, joint, transducer.blank_id, max_symbols=1, engine="resident")
+    encoder, lengths = make(batch, frames, width, seed=8), torch.full((batch,), frames)
+    aligned = encoder.cuda()
+    shifted = torch.empty(aligned.numel() + 1, device="cuda")[1:].view(aligned.shape).copy_(aligned)
+    exact = [greedy_decode(transducer.to(torch.float64), row.double(), max_symbols=1) for row in encoder]
+    errors = []
+    for given in (aligned, shifted):
+        hypotheses = decoder(given, lengths).hypotheses()
+        assert [h.tokens for h in hypotheses] == [decoded.tokens for decoded in exact]
+        ours = torch.tensor([h.log_probs for h in hypotheses], dtype=torch.float64)
+        errors.append(ours - torch.tensor([decoded.log_probs for decoded in exact], dtype=torch.float64))
+    rms, other_rms = (error.square().mean().sqrt() for error in errors)
+    print(f"rms {rms:.2e}, torch {other_rms:.2e}")
+    assert rms <= 1.2 * other_rms

@@ -47,6 +47,14 @@ __device__ inline int opaque(int index) {
   return index;
 }
 
+// The address of shared memory. kSettled: it stays in a register; the compiler would ask for the memory's
+// place again and again.
+template <bool kSettled = true>
+__device__ inline unsigned address_of(unsigned char* shared) {
+  const int address = static_cast<int>(__cvta_generic_to_shared(shared));
+  return kSettled ? opaque(address) : address;
+}
+
 // Likewise an address: worked out here.
 __device__ inline uint4* opaque(uint4* address) {
   asm volatile("" : "+l"(address));
@@ -56,7 +64,7 @@ __device__ inline uint4* opaque(uint4* address) {
 struct Context {
   const ResidentProblem& p;
   const ResidentPlan& plan;
-  unsigned char* shared;
+  const unsigned shared;  // address of the block's shared memory
   const Rows rows;
   const int slot;  // of the joint
   const int thread;
@@ -78,17 +86,35 @@ struct Context {
 
   __device__ Context anew() const { return {p, plan, shared, rows, slot, opaque(thread)}; }
 
-  __device__ uint4* fragments(int offset) const { return reinterpret_cast<uint4*>(shared + offset); }
-  __device__ float4* recurrent_sums(int layer) const {
-    return reinterpret_cast<float4*>(shared + plan.recurrent_sums) + layer * row_tiles() * 2 * kWarp;
+  // Of the block's shared memory.
+  __device__ unsigned char* at(int offset) const {
+    return static_cast<unsigned char*>(__cvta_shared_to_generic(shared + offset));
   }
-  __device__ float4* sums() const { return reinterpret_cast<float4*>(shared + plan.sums); }
-  __device__ float* column_biases() const { return reinterpret_cast<float*>(shared + plan.column_biases); }
+  __device__ uint4* fragments(int offset) const { return reinterpret_cast<uint4*>(at(offset)); }
+  // Of a layer, and of tile `tile` of 8 rows.
+  template <bool kPasses>
+  __device__ float4* recurrent_sums(int layer, int tile) const {
+    if constexpr (!kPasses) {
+      return reinterpret_cast<float4*>(at(plan.recurrent_sums)) + (layer * row_tiles() + tile) * 2 * kWarp;
+    }
+    const int index = (block * kResidentLayers + layer) * row_tiles() + tile;
+    return reinterpret_cast<float4*>(p.scratch + static_cast<unsigned>(plan.recurrent_scratch)) +
+           index * 2 * kWarp;
+  }
+  __device__ float4* sums() const { return reinterpret_cast<float4*>(at(plan.sums)); }
+  __device__ float* column_biases() const { return reinterpret_cast<float*>(at(plan.column_biases)); }
   __device__ int* labels(int round) const { return rows.labels[round % kGenerations]; }
   __device__ int stages() const { return max(p.layers, 1); }
-  // A bit for each of up to 32 rows.
-  __device__ unsigned labelled_rows(int round) const {
-    return __ballot_sync(kFullMask, lane < batch && labels(round)[lane] >= 0);
+  // A bit for each row of a pass.
+  __device__ unsigned labelled_rows(int round, int pass) const {
+    const int row = pass * kPassRows + lane;
+    return __ballot_sync(kFullMask, row < batch && labels(round)[row] >= 0);
+  }
+  // Whether any row goes on, for every warp to ask.
+  __device__ bool goes_on() const {
+    bool own = false;
+    for (int row = lane; row < batch; row += kWarp) own |= !rows.done[row];
+    return __any_sync(kFullMask, own);
   }
 
   // The scratch memory has less than 4 GiB.
@@ -154,11 +180,11 @@ __device__ inline float exp_below(float logit, float max) {
 }
 
 // A sum of exp(logit - value_of(from)) as one of exp(logit - value_of(to)).
-__device__ __forceinline__ float scaled(float sum, unsigned from, unsigned to) {
+__device__ inline float scaled(float sum, unsigned from, unsigned to) {
   return sum == 0.0f || from == to ? sum : sum * expf(value_of(from) - value_of(to));
 }
 
-__device__ __forceinline__ float4 add(const float4& a, const float4& b) {
+__device__ inline float4 add(const float4& a, const float4& b) {
   return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
 }
 
@@ -167,6 +193,13 @@ __device__ inline void take(unsigned& order, int& index, unsigned other, int oth
   const bool better = other > order || (other == order && other_index < index);
   order = better ? other : order;
   index = better ? other_index : index;
+}
+
+// The best of a warp's lanes.
+__device__ inline void take_over_warp(unsigned& order, int& index) {
+  const unsigned top = __reduce_max_sync(kFullMask, order);
+  index = __reduce_min_sync(kFullMask, order == top ? index : INT32_MAX);
+  order = top;
 }
 
 }  // namespace rnnt_fastdecode::cuda

@@ -17,8 +17,7 @@ enum class Meeting : int {
   kSide,
   kJudged,       // the main crew tells: this round is judged
   kGathered,     // the main crew tells: the decisions are in the table of rows
-  kFramesReady,  // the side crew tells
-  kFramesFree,   // the main crew tells
+  kFramesReady,  // the side crew tells: a round's first frames are there
   kSumsReady,    // the side crew tells: recurrent sums for an even step
   kOddSumsReady,
 };
@@ -77,7 +76,11 @@ __device__ __forceinline__ void await_sums(int round) {
   }
 }
 
-// As a crew that decides.
+struct MainCrew {
+  static constexpr int kWarps = cuda::kWarps;
+  __device__ static int thread() { return threadIdx.x; }
+};
+
 struct SideCrew {
   static constexpr int kWarps = kSideWarps;
   __device__ static int thread() { return threadIdx.x - kThreads; }

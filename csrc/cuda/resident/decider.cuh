@@ -55,44 +55,38 @@ struct Decider {
     constexpr int kAtOnce = 3;
     const unsigned tag = static_cast<unsigned>(round + 1);
     const bool durations = plan.duration_blocks > 0;
-    const int places[2] = {c.frame_index(round, row, first_frame),
-                           c.frame_index(round, row, first_frame + Crew::kWarps)};
-    const bool wanted[2] = {true, first_frame + Crew::kWarps < frames};
-    // What is not wanted is there already, and lower than all.
-    const auto nothing = [&](bool wanted) { return uint4{0, INT32_MAX, 0, wanted ? 0 : tag}; };
+    // In place of what there is not, something else that counts: nothing changes by it.
+    const int second_frame = first_frame + Crew::kWarps < frames ? first_frame + Crew::kWarps : first_frame;
+    const int places[2] = {c.frame_index(round, row, first_frame), c.frame_index(round, row, second_frame)};
     unsigned best[2] = {0, 0};
     int index[2] = {INT32_MAX, INT32_MAX};
     uint4 duration[2];
-#pragma unroll
-    for (int f = 0; f < 2; ++f) {
-      duration[f] = nothing(wanted[f] && c.lane < plan.duration_blocks);
-    }
     for (int first = c.lane; first < plan.column_blocks + c.lane; first += kAtOnce * kWarp) {
       uint4 part[2][kAtOnce];
-#pragma unroll
-      for (int f = 0; f < 2; ++f) {
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) {
-          part[f][i] = nothing(wanted[f] && first + i * kWarp < plan.column_blocks);
-        }
-      }
       bool missing;
       int polls = 0;
       do {
         if (polls++ == kPatience) __trap();
-        missing = false;
 #pragma unroll
         for (int f = 0; f < 2; ++f) {
-          const uint4* column = c.partial(places[f], first);
 #pragma unroll
-          for (int i = 0; i < kAtOnce; ++i) read_if_untagged(part[f][i], column + i * kWarp, tag);
-          if (durations) read_if_untagged(duration[f], c.duration_partial(places[f], c.lane), tag);
+          for (int i = 0; i < kAtOnce; ++i) {
+            part[f][i] = read_message(c.partial(places[f], min(first + i * kWarp, plan.column_blocks - 1)));
+          }
+        }
+        missing = false;
+        if (durations) {
+#pragma unroll
+          for (int f = 0; f < 2; ++f) {
+            duration[f] = read_message(c.duration_partial(places[f], min(c.lane, plan.duration_blocks - 1)));
+          }
+#pragma unroll
+          for (int f = 0; f < 2; ++f) missing |= duration[f].w != tag;
         }
 #pragma unroll
         for (int f = 0; f < 2; ++f) {
 #pragma unroll
           for (int i = 0; i < kAtOnce; ++i) missing |= part[f][i].w != tag;
-          missing |= duration[f].w != tag;
         }
       } while (missing);
 #pragma unroll
@@ -106,16 +100,14 @@ struct Decider {
     __syncwarp();
 #pragma unroll
     for (int f = 0; f < 2; ++f) {
-      out[f] = {best_of(best[f], index[f]), 0};
-      if (durations && wanted[f]) {
-        out[f].duration = p.greedy.durations[best_of(duration[f].x, static_cast<int>(duration[f].y))];
+      take_over_warp(best[f], index[f]);
+      out[f] = {index[f], 0};
+      if (durations) {
+        int own = static_cast<int>(duration[f].y);
+        take_over_warp(duration[f].x, own);
+        out[f].duration = p.greedy.durations[own];
       }
     }
-  }
-
-  __device__ static int best_of(unsigned order, int index) {
-    const unsigned top = __reduce_max_sync(kFullMask, order);
-    return __reduce_min_sync(kFullMask, order == top ? index : INT32_MAX);
   }
 
   // Nobody may meet the remains of an earlier round: see rounds.cuh.
@@ -207,7 +199,7 @@ struct Decider {
   }
 
   __device__ void decide_row(int round, int row) const {
-    uint4* place = c.decision(round, Crew::thread(), row);
+    uint4* place = opaque(c.decision(round, Crew::thread(), row));
     Decision own = open(row);
     // While partial results are on their way.
     if (warp == Crew::kWarps - 1) await_all_progress(round - 1);

@@ -3,6 +3,10 @@
 //
 // A value message is known by its first word: empty until the data is there. A tagged message carries a
 // sequence number in its last word.
+//
+// Whoever waits for a few messages reads those again that were missing; whoever waits for many reads all of
+// them again, without a condition: what a read may leave as it was would be copied where registers are short,
+// and a copy waits for the read.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -43,7 +47,7 @@ __device__ inline void write_message(uint4* address, uint4 message) {
 
 __device__ inline uint4 empty_message() { return {kEmpty, kEmpty, kEmpty, kEmpty}; }
 
-// Reads again unless the message is there; without a branch, so that many can be on their way at once.
+// Reads again unless the message is there; without a branch, so that several can be on their way at once.
 __device__ inline void read_if_empty(uint4& message, const uint4* address) {
   uint64_t low = message.x | static_cast<uint64_t>(message.y) << 32;
   uint64_t high = message.z | static_cast<uint64_t>(message.w) << 32;
@@ -55,23 +59,6 @@ __device__ inline void read_if_empty(uint4& message, const uint4* address) {
       "mov.b128 {%0, %1}, whole;\n\t}"
       : "+l"(low), "+l"(high)
       : "l"(address), "r"(message.x)
-      : "memory");
-  message = {static_cast<unsigned>(low), static_cast<unsigned>(low >> 32), static_cast<unsigned>(high),
-             static_cast<unsigned>(high >> 32)};
-}
-
-// The same with a tag.
-__device__ inline void read_if_untagged(uint4& message, const uint4* address, unsigned tag) {
-  uint64_t low = message.x | static_cast<uint64_t>(message.y) << 32;
-  uint64_t high = message.z | static_cast<uint64_t>(message.w) << 32;
-  asm volatile(
-      "{\n\t.reg .pred untagged;\n\t.reg .b128 whole;\n\t"
-      "setp.ne.u32 untagged, %3, %4;\n\t"
-      "mov.b128 whole, {%0, %1};\n\t"
-      "@untagged ld.relaxed.gpu.global.b128 whole, [%2];\n\t"
-      "mov.b128 {%0, %1}, whole;\n\t}"
-      : "+l"(low), "+l"(high)
-      : "l"(address), "r"(message.w), "r"(tag)
       : "memory");
   message = {static_cast<unsigned>(low), static_cast<unsigned>(low >> 32), static_cast<unsigned>(high),
              static_cast<unsigned>(high >> 32)};

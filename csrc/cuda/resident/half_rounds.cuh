@@ -10,6 +10,9 @@
 //     stage     the frames of the next round
 //     renew     blocks with units: recurrent halves for the next step
 //
+// More than kPassRows rows are taken in passes, by each stage in turn: while one pass is on its way to the
+// next stage, another is worked out.
+//
 // The stages wait for messages (exchange.cuh), never for a barrier of the grid. Hidden values have four
 // generations, round % 4, outputs too, by the number of labels of their row. A block publishes its progress r
 // when it has judged round r and renewed what followed from round r - 1, and no decision of round r + 1
@@ -80,27 +83,26 @@ __device__ __forceinline__ void prepare_aside(const Context& c) {
 
 template <typename Stages>
 __device__ __forceinline__ void work_aside(const Context& context, FrameResult* results, bool live) {
-  int staged_end = 0, labels = 0;
+  int staged_end = 0, labels[Stages::kMostPasses] = {};
   prepare_aside<Stages>(context);
   cooperative_groups::this_grid().sync();
   tell_sums(0);
   typename Stages::Loader{context}.stage_first(staged_end);
-  typename Stages::Loader{context}.finish();
+  tell<Meeting::kFramesReady>();
   for (int round = 0; live; ++round) {
     const Context c = context.anew();
     typename Stages::Ahead ahead{c};
     const typename Stages::Loader loader{c};
     const Decider<SideCrew> decider{.c = c, .results = results};
-    loader.stage_others(staged_end);
     decider.decide(round);
     await<Meeting::kJudged>();
     ahead.empty_old(round, labels);
     meet_side();
     if (c.thread == kThreads) publish_progress(c.progress(c.block), round);
     await<Meeting::kGathered>();
-    live = __any_sync(kFullMask, c.lane < c.batch && !c.rows.done[c.lane]);
+    live = c.goes_on();
     loader.stage_first(staged_end);
-    loader.finish();
+    tell<Meeting::kFramesReady>();
     ahead.renew(0, round);
     ahead.renew(1, round);
     tell_sums(round + 1);
@@ -111,16 +113,20 @@ __device__ __forceinline__ void work_aside(const Context& context, FrameResult* 
 template <typename Stages>
 __global__ void __launch_bounds__(kCrewThreads, 1) crew_kernel(const __grid_constant__ ResidentProblem p) {
   extern __shared__ __align__(128) unsigned char shared[];
-  __shared__ int numbers[Rows::kNumbers * kResidentRows];
+  __shared__ int numbers[Rows::kNumbers * Stages::kRows];
   __shared__ FrameResult results[kResidentWindow];
-  static_assert(sizeof(numbers) + sizeof(results) <= kResidentStaticBytes);
+  static_assert(sizeof(numbers) + sizeof(results) <= Stages::kStaticBytes);
 
   const int slot = opaque(blockIdx.x / p.plan.column_blocks);
-  const Context context{
-      p, p.plan, shared, Rows::in(numbers, kResidentRows), slot, static_cast<int>(threadIdx.x)};
+  const Context context{p,
+                        p.plan,
+                        address_of<Stages::kSettled>(shared),
+                        Rows::in(numbers, Stages::kRows),
+                        slot,
+                        static_cast<int>(threadIdx.x)};
   load_rows(context);
   __syncthreads();
-  const bool live = __any_sync(kFullMask, context.lane < context.batch && !context.rows.done[context.lane]);
+  const bool live = context.goes_on();
   if (threadIdx.x < kThreads) {
     share_registers<Stages>(true);
     work_main<Stages>(context, live);

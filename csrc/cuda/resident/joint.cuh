@@ -89,39 +89,62 @@ struct JointStage {
 
   __device__ __forceinline__ void judge(int round) {
     if (c.slot >= plan.slots) await<Meeting::kFramesReady>();
-    for (int group = c.slot; c.slot < plan.slots && group * plan.group_rows < c.batch; group += plan.slots) {
-      const bool live = __any_sync(kFullMask, frames.is_live(frames.row_of(group)));
-      if (live) {
-        judge_group(round, group);
+    int buffer = 0;
+    for (int group = c.slot; frames.exists(group); group += plan.slots) {
+      if (group > c.slot) begin_another();
+      if (__any_sync(kFullMask, frames.is_live(frames.row_of(group)))) {
+        judge_group(round, group, buffer);
       } else {
-        await<Meeting::kFramesReady>();
+        if (group == c.slot) await<Meeting::kFramesReady>();
+        stage_after(group, buffer);
       }
-      if ((group + plan.slots) * plan.group_rows < c.batch) tell<Meeting::kFramesFree>();
+      buffer = frames.buffer_after(buffer);
     }
   }
 
-  // The predictor output of the lane's row; waits for it.
+  // Fetches the frames of the next group that has no room yet. With few tiles all have.
+  __device__ __forceinline__ void stage_after(int group, int buffer) const {
+    if (Tiles > kFewTiles && frames.exists(group + plan.frame_buffers * plan.slots)) {
+      const Context fresh = c.anew();
+      int begin = 0;
+      FrameLoader<T, MainCrew>{fresh}.stage(group + plan.frame_buffers * plan.slots, buffer, begin);
+    }
+  }
+
+  // The frames of another group are there, and the sums of the one before are read.
+  __device__ __forceinline__ void begin_another() const {
+    await_copies();
+    meet_main();
+  }
+
+  // The predictor output of the lane's row; waits for it. Of a row that is done, anything.
   __device__ __forceinline__ void read_output(int row, uint4 (&pred)[kChunks]) const {
     const bool live = frames.is_live(row);
-    const uint4* messages = live ? c.output_messages(c.rows.labelled[row]) + c.message_index(row, c.t) +
-                                       depth * c.row_tiles() * kWarp
-                                 : nullptr;
+    const int known = live ? row : 0;
+    const bool exists = depth < chunks;  // a chunk for this warp
+    const uint4* const messages = c.output_messages(c.rows.labelled[known]) + c.message_index(known, c.t) +
+                                  (exists ? depth : 0) * c.row_tiles() * kWarp;
     const int stride = kDepths * c.row_tiles() * kWarp;
-#pragma unroll
-    for (int k = 0; k < kChunks; ++k) {
-      const bool wanted = live && ((depth + k * kDepths) * 4 + c.t) * kLaneElements < joint.width;
-      pred[k] = wanted ? empty_message() : uint4{0, 0, 0, 0};
-    }
-    int polls = 0;
-    unsigned missing;
-    do {
-      if (polls++ == kPatience) __trap();
-#pragma unroll
-      for (int k = 0; k < kChunks; ++k) read_if_empty(pred[k], messages + k * stride);
-      missing = 0;
+    const auto place = [&](int k) { return messages + (depth + k * kDepths < chunks ? k * stride : 0); };
+    const auto is_missing = [&] {
+      bool missing = false;
 #pragma unroll
       for (int k = 0; k < kChunks; ++k) missing |= pred[k].x == kEmpty;
-    } while (__any_sync(kFullMask, missing != 0));
+      return __any_sync(kFullMask, live && exists && missing);
+    };
+#pragma unroll
+    for (int k = 0; k < kChunks; ++k) pred[k] = read_message(place(k));
+    for (int polls = 0; is_missing(); ++polls) {
+      if (polls == kPatience) __trap();
+#pragma unroll
+      for (int k = 0; k < kChunks; ++k) {
+        if constexpr (Tiles > kFewTiles) {
+          pred[k] = read_message(place(k));
+        } else {
+          read_if_empty(pred[k], place(k));
+        }
+      }
+    }
   }
 
   template <bool kRelu>
@@ -135,18 +158,18 @@ struct JointStage {
             activate_curved<T>(sum.z, joint.activation), activate_curved<T>(sum.w, joint.activation)};
   }
 
-  __device__ __forceinline__ void judge_group(int round, int group) {
+  __device__ __forceinline__ void judge_group(int round, int group, int buffer) {
     const int row = frames.row_of(group);
     const int first_place = frames.first_place(frames.is_live(row) ? c.rows.times[row] : 0);
     const Pair own = own_pair(round, group);
-    await<Meeting::kFramesReady>();
+    if (group == c.slot) await<Meeting::kFramesReady>();
     WeightFragment early_weights[kChunks][Columns];
     uint4 early_frames[kChunks][kTiles];
 #pragma unroll
     for (int k = 0; k < kChunks; ++k) {
       if (depth + k * kDepths >= chunks) continue;
       if constexpr (kEarlyWeights) load_weights(0, k, early_weights[k]);
-      if constexpr (kEarlyFrames) load_frames(first_place, k, early_frames[k]);
+      if constexpr (kEarlyFrames) load_frames(buffer, first_place, k, early_frames[k]);
     }
     uint4 pred[kChunks];
     read_output(row, pred);
@@ -155,16 +178,16 @@ struct JointStage {
     for (int tile = 0; tile < plan.column_tiles; tile += Columns) {
       float products[kChains][Columns][kTiles][4] = {};
       if (joint.activation == Activation::kRelu) {
-        multiply<true>(tile, first_place, early_weights, early_frames, pred, products);
+        multiply<true>(tile, buffer, first_place, early_weights, early_frames, pred, products);
       } else {
-        multiply<false>(tile, first_place, early_weights, early_frames, pred, products);
+        multiply<false>(tile, buffer, first_place, early_weights, early_frames, pred, products);
       }
       if (tile > 0) meet_main();
       leave(products);
       meet_main();
+      if (tile + Columns >= plan.column_tiles) stage_after(group, buffer);
       include(round, own, tile, best);
     }
-    if ((group + plan.slots) * plan.group_rows < c.batch) meet_main();
   }
 
   // The last tile of columns may lie beyond the block's.
@@ -176,17 +199,17 @@ struct JointStage {
     }
   }
 
-  __device__ __forceinline__ void load_frames(int first_place, int k, uint4 (&x)[kTiles]) const {
+  __device__ __forceinline__ void load_frames(int buffer, int first_place, int k, uint4 (&x)[kTiles]) const {
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
       x[n] = read_shared(
-          frames.place(first_place, min(first_tile + n, plan.frame_tiles - 1), depth + k * kDepths));
+          frames.place(buffer, first_place, min(first_tile + n, plan.frame_tiles - 1), depth + k * kDepths));
     }
   }
 
   // Tiles of columns times this warp's pairs.
   template <bool kRelu>
-  __device__ __forceinline__ void multiply(int tile, int first_place,
+  __device__ __forceinline__ void multiply(int tile, int buffer, int first_place,
                                            const WeightFragment (&early_weights)[kChunks][Columns],
                                            const uint4 (&early_frames)[kChunks][kTiles],
                                            const uint4 (&pred)[kChunks],
@@ -197,7 +220,7 @@ struct JointStage {
       WeightFragment weights[Columns];
       uint4 x[kTiles];
       if constexpr (!kEarlyWeights) load_weights(tile, k, weights);
-      if constexpr (!kEarlyFrames) load_frames(first_place, k, x);
+      if constexpr (!kEarlyFrames) load_frames(buffer, first_place, k, x);
 #pragma unroll
       for (int n = 0; n < kTiles; ++n) {
         x[n] = activated<kRelu>(kEarlyFrames ? early_frames[k][n] : x[n], pred[k]);
@@ -255,6 +278,7 @@ struct JointStage {
   // The (row, frame) of a lane, in the order of messages: lane n has the pair of tile n that its warp judges.
   struct Pair {
     int index;
+    uint4* partial;  // worked out before it is judged
     bool wanted;
   };
 
@@ -263,15 +287,10 @@ struct JointStage {
     const int frame = (8 * c.lane + c.warp) >> plan.group_shift;
     const bool wanted = c.lane < plan.frame_tiles && frame < joint.window && frames.is_live(row) &&
                         c.rows.times[row] + frame < c.rows.lengths[row];
-    return {opaque(c.frame_index(round, row, frame)), wanted};
+    const int index = opaque(c.frame_index(round, row, frame));
+    return {index, opaque(c.partial(index, c.column_block)), wanted};
   }
 
-  __device__ __forceinline__ static unsigned top_of(unsigned order) {
-    return __reduce_max_sync(kFullMask, order);
-  }
-  __device__ __forceinline__ static int first_of(bool wanted, int index) {
-    return __reduce_min_sync(kFullMask, wanted ? index : INT32_MAX);
-  }
   // Judges the columns from `tile` on; after the last ones the results go out, the best columns first.
   __device__ __forceinline__ void include(int round, const Pair& own, int tile, Best& best) const {
     const bool last = tile + Columns >= plan.column_tiles;
@@ -282,36 +301,50 @@ struct JointStage {
     if (c.duration_block >= 0) take_durations(tile, orders, best);
 #pragma unroll
     for (int n = 0; n < Tiles; ++n) {
-      const unsigned highest = top_of(orders[n]);
-      const int first = first_of(orders[n] == highest, column_of(tile));
+      unsigned highest = orders[n];
+      int first = column_of(tile);
+      take_over_warp(highest, first);
       top = c.lane == n ? highest : top;
       token = c.lane == n ? first : token;
     }
     const unsigned before = best.order;
     take(best.order, best.token, top, token);
     if (last && own.wanted) {
-      write_message(c.partial(own.index, c.column_block),
-                    {best.order, static_cast<unsigned>(best.token), 0, tag});
+      write_message(own.partial, {best.order, static_cast<unsigned>(best.token), 0, tag});
       if (c.duration_block >= 0) {
-        write_message(c.duration_partial(own.index, c.duration_block),
+        write_message(c.duration_partial(opaque(own.index), c.duration_block),
                       {best.duration_order, static_cast<unsigned>(best.duration), 0, tag});
       }
     }
-    float sum = 0.0f;
+    float parts[kParts] = {};
 #pragma unroll
     for (int n = 0; n < Tiles; ++n) {
-      float part = exp_below(value_of(orders[n]), value_of(__shfl_sync(kFullMask, top, n)));
-#pragma unroll
-      for (int offset = 1; offset < Columns * kColumnsPerTile; offset *= 2) {
-        part += __shfl_xor_sync(kFullMask, part, offset);
-      }
-      sum = c.lane == n ? part : sum;
+      parts[n] = exp_below(value_of(orders[n]), value_of(__shfl_sync(kFullMask, top, n)));
     }
+    const float sum = total_of_lane(parts);
     best.sum = scaled(best.sum, before, best.order) + scaled(sum, top, best.order);
     if (last && own.wanted) {
-      write_message(c.partial_sum(own.index, c.column_block),
+      write_message(c.partial_sum(opaque(own.index), c.column_block),
                     {best.order, __float_as_uint(best.sum), 0, tag});
     }
+  }
+
+  // Lane n gets the sum of parts[n] over the lanes: half of the sums stay, half go to the other lanes.
+  static constexpr int kParts = Tiles > 4 ? 8 : Tiles;
+  __device__ __forceinline__ float total_of_lane(float (&parts)[kParts]) const {
+    int offset = Columns * kColumnsPerTile / 2;
+#pragma unroll
+    for (int left = kParts / 2; left > 0; left /= 2, offset /= 2) {
+      const bool upper = (c.lane & offset) != 0;
+#pragma unroll
+      for (int i = 0; i < left; ++i) {
+        const float stays = upper ? parts[i + left] : parts[i], goes = upper ? parts[i] : parts[i + left];
+        parts[i] = stays + __shfl_xor_sync(kFullMask, goes, offset);
+      }
+    }
+#pragma unroll
+    for (; offset > 0; offset /= 2) parts[0] += __shfl_xor_sync(kFullMask, parts[0], offset);
+    return __shfl_sync(kFullMask, parts[0], c.lane * (Columns * kColumnsPerTile / kParts));
   }
 
   __device__ __forceinline__ int column_of(int tile) const {
@@ -336,8 +369,9 @@ struct JointStage {
     const bool exists = duration >= 0 && duration < joint.num_durations;
 #pragma unroll
     for (int n = 0; n < Tiles; ++n) {
-      const unsigned highest = top_of(exists ? orders[n] : 0);
-      const int first = first_of(exists && orders[n] == highest, duration);
+      unsigned highest = exists ? orders[n] : 0;
+      int first = exists ? duration : INT32_MAX;
+      take_over_warp(highest, first);
       if (c.lane == n) take(best.duration_order, best.duration, highest, first);
       if (exists) orders[n] = order_of(-INFINITY);
     }

@@ -47,16 +47,14 @@ struct FloatJoint {
 
   __device__ int k() const { return c.lane / kColumnLanes; }
   __device__ int q() const { return c.lane % kColumnLanes; }
-  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
+  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.at(offset)); }
   __device__ float* staged() const { return floats(few.slices) + c.warp * kPairs * kStagedWidth; }
   __device__ float* parts(int warp) const {
     return floats(layout.sums) + warp * kLaneColumns * kWarp + c.lane;
   }
-  __device__ unsigned char* live() const {
-    return c.shared + layout.row_lists + (kWarps + c.warp) * kFloatRows;
-  }
+  __device__ unsigned char* live() const { return c.at(layout.row_lists) + (kWarps + c.warp) * kFloatRows; }
   __device__ float4* weights() const {
-    return reinterpret_cast<float4*>(c.shared + layout.joint_weights) + c.lane;
+    return reinterpret_cast<float4*>(c.at(layout.joint_weights)) + c.lane;
   }
 
   // In the order in which lanes read them.

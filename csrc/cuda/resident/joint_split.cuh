@@ -4,8 +4,8 @@
 // every tile, all of one row. A task is the work of 2, 4 or 8 warps that share the depth.
 #pragma once
 
+#include "../split.cuh"
 #include "share_float.cuh"
-#include "split.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
@@ -68,18 +68,16 @@ struct SplitJoint {
     int first_frame;
   };
 
-  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
-  __device__ unsigned char* live() const {
-    return c.shared + layout.row_lists + (kWarps + c.warp) * kFloatRows;
-  }
+  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.at(offset)); }
+  __device__ unsigned char* live() const { return c.at(layout.row_lists) + (kWarps + c.warp) * kFloatRows; }
   // Of a tile of 16 columns and a step: this lane's numbers of columns g and g + 8.
   __device__ float4* weights(int tile, int step) const {
-    return reinterpret_cast<float4*>(c.shared + layout.joint_weights) +
+    return reinterpret_cast<float4*>(c.at(layout.joint_weights)) +
            (tile * kWarps * many.joint_steps + step) * 2 * kWarp + c.lane;
   }
   __device__ float4& part(int warp, int i, int tile) const {
     return reinterpret_cast<float4*>(
-        c.shared + layout.sums)[((warp * kTogether + i) * kColumnTiles + tile) * kWarp + c.lane];
+        c.at(layout.sums))[((warp * kTogether + i) * kColumnTiles + tile) * kWarp + c.lane];
   }
   __device__ FloatBest* best_of(int task, int n) const {
     unsigned char* own = c.p.scratch + many.best + static_cast<int64_t>(c.block) * many.best_bytes;

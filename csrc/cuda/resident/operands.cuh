@@ -25,6 +25,11 @@ __device__ inline WeightFragment kept_weights(const Context& c, int offset, int 
   return {read_shared(place), read_shared(place + kWarp)};
 }
 
+// Chunks of recurrent weights of a layer: whole parts of kPartChunks, that ends with zeros.
+__device__ inline int recurrent_chunks(const Context& c) {
+  return ((c.p.width + kChunk - 1) / kChunk + kPartChunks - 1) / kPartChunks * kPartChunks;
+}
+
 // Two gates (half 0: i and f, half 1: g and o) of the block's units, from a column of [W_ih | W_hh].
 template <typename T>
 __device__ WeightFragment gate_weights(const Context& c, int layer, int half, int column, bool exists,
@@ -37,61 +42,93 @@ __device__ WeightFragment gate_weights(const Context& c, int layer, int half, in
                     load_operand(c, row(2 * half + 1), c.p.width, exists, chunk));
 }
 
-// Where a warp leaves its part of the sums that warp `job` adds up.
-template <int Warps>
-__device__ __forceinline__ int other_part(int job, int warp) {
-  return job * (Warps - 1) + (warp < job ? warp : warp - 1);
-}
-
-// Values that a lane reads of messages: of Tiles tiles of 8 rows the chunks first, first + step, ...
+// Values that a lane reads of messages: of Tiles tiles of 8 rows the chunks first, first + step, ... Where
+// there is no such chunk or no label, anything.
 template <int Chunks, int Tiles>
 struct Operand {
+  static constexpr bool kMany = Chunks * Tiles > 6;
+
   uint4 x[Chunks][Tiles];
   const uint4* place;
   int stride;
+  int exist;      // chunks
+  unsigned rows;  // those of this lane that are wanted: bit 8 n is that of tile n
 
   // Of the rows in `active`; starts to read.
   __device__ __forceinline__ void request(const Context& c, const uint4* messages, unsigned active, int first,
-                                          int step, int eighths) {
-#pragma unroll
-    for (int i = 0; i < Chunks; ++i) {
-#pragma unroll
-      for (int n = 0; n < Tiles; ++n) {
-        const bool wanted = (active >> (8 * n + c.g) & 1) != 0 && (first + i * step) * 4 + c.t < eighths;
-        x[i][n] = wanted ? empty_message() : uint4{0, 0, 0, 0};
-      }
-    }
-    place = messages + first * c.row_tiles() * kWarp + c.lane;
+                                          int step, int chunks) {
+    // There may be no chunk for a warp.
+    if (first >= chunks) active = first = 0;
+    rows = active >> c.g;
+    // A lone row is read by all: that is one read.
+    const int row = Tiles > 1 || (rows & 1) != 0 || active == 0 ? c.g : __ffs(active) - 1;
+    place = messages + first * c.row_tiles() * kWarp + row * 4 + c.t;
     stride = step * c.row_tiles() * kWarp;
-    read_again();
+    exist = (chunks - first + step - 1) / step;
+    read();
   }
 
-  __device__ __forceinline__ void read_again() {
+  __device__ __forceinline__ void read() {
+    const int step = kMany ? opaque(stride) : stride;
 #pragma unroll
     for (int i = 0; i < Chunks; ++i) {
+      const uint4* const chunk = place + (i < exist ? i * step : 0);
 #pragma unroll
-      for (int n = 0; n < Tiles; ++n) read_if_empty(x[i][n], place + i * stride + n * kWarp);
+      for (int n = 0; n < Tiles; ++n) x[i][n] = read_message(chunk + n * kWarp);
+    }
+  }
+
+  __device__ __forceinline__ void read_missing() {
+#pragma unroll
+    for (int i = 0; i < Chunks; ++i) {
+      const uint4* const chunk = place + (i < exist ? i * stride : 0);
+#pragma unroll
+      for (int n = 0; n < Tiles; ++n) read_if_empty(x[i][n], chunk + n * kWarp);
     }
   }
 
   __device__ __forceinline__ bool is_missing() const {
-    unsigned missing = 0;
+    bool missing = false;
 #pragma unroll
-    for (int i = 0; i < Chunks; ++i) {
+    for (int n = 0; n < Tiles; ++n) {
+      bool of_tile = false;
 #pragma unroll
-      for (int n = 0; n < Tiles; ++n) missing |= x[i][n].x == kEmpty;
+      for (int i = 0; i < Chunks; ++i) of_tile |= x[i][n].x == kEmpty;
+      missing |= of_tile && (rows >> (8 * n) & 1) != 0;
     }
-    return __any_sync(kFullMask, missing != 0);
+    return __any_sync(kFullMask, missing);
   }
 
-  // Whoever has time asks seldom.
+  // Of a message that this lane misses, relative to `place`; -1 = none.
+  __device__ __forceinline__ int missing() const {
+    int index = -1;
+#pragma unroll
+    for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < Chunks; ++i) {
+        if (x[i][n].x == kEmpty && i < exist && (rows >> (8 * n) & 1) != 0) index = i * stride + n * kWarp;
+      }
+    }
+    return index;
+  }
+
+  // Whoever has time asks seldom; whoever misses much asks for one of it, then for all.
   template <bool kHasTime = false>
   __device__ __forceinline__ void await() {
-    int polls = 0;
-    while (is_missing()) {
-      if (polls++ == kPatience) __trap();
+    for (int polls = 0; is_missing(); ++polls) {
       if (kHasTime) __nanosleep(200);
-      read_again();
+      if constexpr (kMany) {
+        const int late = missing();
+        while (__any_sync(kFullMask, late >= 0 && read_message(place + max(late, 0)).x == kEmpty)) {
+          if (polls++ == kPatience) __trap();
+        }
+      }
+      if (polls == kPatience) __trap();
+      if constexpr (kMany) {
+        read();
+      } else {
+        read_missing();
+      }
     }
   }
 };

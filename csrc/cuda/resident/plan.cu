@@ -14,6 +14,7 @@ constexpr int kSideWarps = 4;
 constexpr int kSumBytes = 512;  // 16 bytes of every lane
 
 HalfVariant choose_variant(int rows, int frame_tiles, int column_tiles) {
+  if (rows > kPassRows) return HalfVariant::kPasses;
   if (rows > 8 || frame_tiles > 4 || column_tiles > 1) return HalfVariant::kWide;
   if (frame_tiles > 2) return HalfVariant::kFourTiles;
   return frame_tiles == 2 ? HalfVariant::kTwoTiles : HalfVariant::kOneTile;
@@ -23,7 +24,7 @@ HalfVariant choose_variant(int rows, int frame_tiles, int column_tiles) {
 // gates, or those of the joint.
 int main_sum_bytes(HalfVariant variant) {
   const auto larger = [](int row_tiles, int joint) {
-    return static_cast<int>(aligned(std::max(2 * row_tiles * (kWarps - 1) * kSumBytes, joint)));
+    return static_cast<int>(aligned(std::max(2 * row_tiles * kWarps * kSumBytes, joint)));
   };
   switch (variant) {
     case HalfVariant::kOneTile:
@@ -67,6 +68,9 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
     return false;
   }
 
+  out.frame_tiles_inverse =
+      static_cast<unsigned>(((int64_t{1} << 32) + out.frame_tiles - 1) / out.frame_tiles);
+
   const int chunks = divide_up(shape.width, 32), joint_chunks = divide_up(shape.joint_width, 32);
   int bytes = 0;
   const auto place = [&](int size) {
@@ -74,13 +78,13 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
     bytes += static_cast<int>(aligned(size));
     return offset;
   };
-  out.recurrent_weights = place(shape.layers * chunks * kGates * kFragmentBytes);
+  const int recurrent_chunks = static_cast<int>(aligned_to(chunks, kPartChunks));
+  out.recurrent_weights = place(shape.layers * recurrent_chunks * kGates * kFragmentBytes);
   // Where no block has both, recurrent weights and those of the projection have the same place.
   const bool apart = out.unit_blocks <= out.first_output_block && shape.layers > 0;
   out.projection_weights = apart ? out.recurrent_weights : place(chunks * 2 * kFragmentBytes);
-  out.recurrent_sums = place(shape.layers * divide_up(rows, 8) * 2 * kSumBytes);
-  out.side_sums = place(2 * 2 * (kSideWarps - 1) * kSumBytes);
-  out.encoder_frames = place(out.frame_tiles * joint_chunks * kFragmentBytes);
+  out.recurrent_sums = place(rows > kPassRows ? 0 : shape.layers * divide_up(rows, 8) * 2 * kSumBytes);
+  out.side_sums = place(rows > 8 ? 0 : shape.layers * 2 * kSideWarps * kSumBytes);
   out.joint_weights = place(0);
 
   // The least work for the busiest block: for each of its groups the exchange of messages and sums, which
@@ -94,8 +98,12 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
     const int weights = column_tiles * joint_chunks * 2 * kFragmentBytes;
     const int biases = static_cast<int>(aligned(column_tiles * kColumnsPerTile * sizeof(float)));
     const HalfVariant variant = choose_variant(rows, out.frame_tiles, column_tiles);
-    const int size = bytes + weights + biases + main_sum_bytes(variant);
-    if (size + kResidentStaticBytes > shared_limit) {
+    const int without_frames = bytes + weights + biases + main_sum_bytes(variant);
+    const int window_bytes = out.frame_tiles * joint_chunks * kFragmentBytes;
+    const int room = shared_limit - half_static_bytes(variant) - without_frames;
+    const int slot_groups = divide_up(groups, slots), buffers = std::min(room / window_bytes, slot_groups);
+    const bool makes_room = variant == HalfVariant::kWide || variant == HalfVariant::kPasses;
+    if (room < 0 || buffers < (makes_room ? 1 : slot_groups)) {
       continue;
     }
     const int64_t cost = static_cast<int64_t>(2 * column_tiles + 3) * divide_up(groups, slots);
@@ -107,7 +115,9 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
       out.variant = variant;
       out.column_biases = out.joint_weights + weights;
       out.sums = out.column_biases + biases;
-      out.shared_bytes = size;
+      out.encoder_frames = out.sums + main_sum_bytes(variant);
+      out.frame_buffers = buffers;
+      out.shared_bytes = without_frames + buffers * window_bytes;
     }
   }
   if (best < 0) {
@@ -115,6 +125,11 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
   }
   place_duration_blocks(shape, kColumnsPerTile, out);
   reserve_scratch(shape, rows, 2, out);
+  out.recurrent_scratch = out.scratch_bytes;
+  if (out.variant == HalfVariant::kPasses) {
+    out.scratch_bytes +=
+        static_cast<int64_t>(out.blocks) * kResidentLayers * divide_up(rows, 8) * 2 * kSumBytes;
+  }
   *plan = out;
   return true;
 }

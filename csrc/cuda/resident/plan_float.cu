@@ -1,8 +1,8 @@
 // How the resident decoder lays an fp32 problem over the blocks of a device.
 #include <algorithm>
 
+#include "../split.cuh"
 #include "plan.cuh"
-#include "split.cuh"
 
 namespace rnnt_fastdecode::cuda {
 namespace {

@@ -7,6 +7,7 @@
 
 #include "crew.cuh"
 #include "operands.cuh"
+#include "stateless.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
@@ -23,8 +24,9 @@ struct Held {
   WeightFragment input_weights[kChunksPerWarp][2];  // of layer 1: of i and f, of g and o
 };
 
-// RowTiles tiles of 8 rows.
-template <typename T, int RowTiles>
+// RowTiles tiles of 8 rows; kPasses: at a time, of any number. Then a stage takes pass after pass, so that
+// the values of a pass are on their way while others are worked out, and the state lives in device memory.
+template <typename T, int RowTiles, bool kPasses>
 struct Predictor {
   using Values = Operand<kChunksPerWarp, RowTiles>;
 
@@ -33,10 +35,14 @@ struct Predictor {
   const ResidentProblem& p = c.p;
   const ResidentPlan& plan = c.plan;
   const int chunks = (p.width + kChunk - 1) / kChunk;
-  // The row whose unit this thread owns.
-  const int row = 8 * (c.warp / 2) + 2 * c.t + c.warp % 2;
+  // The row whose unit this thread owns, in a pass.
+  __device__ int row_of(int pass) const {
+    const int row = 8 * (c.warp / 2) + 2 * c.t + c.warp % 2;
+    return kPasses ? pass * kPassRows + row : row;
+  }
+  __device__ int passes() const { return kPasses ? (c.batch + kPassRows - 1) / kPassRows : 1; }
 
-  __device__ int64_t state_index(int layer) const {
+  __device__ int64_t state_index(int layer, int row) const {
     return (static_cast<int64_t>(layer) * p.state_rows + row) * p.width + c.unit;
   }
   // Of the two outputs that this thread owns of its row.
@@ -44,8 +50,9 @@ struct Predictor {
   __device__ bool has_output(int i) const { return c.has_outputs && output_unit(i) < p.greedy.joint.width; }
 
   __device__ void load() {
-    for (int i = c.warp; c.has_units && i < p.layers * chunks * 2; i += kWarps) {
-      const int layer = i / (chunks * 2), chunk = i / 2 % chunks, half = i % 2;
+    const int recurrent = recurrent_chunks(c);
+    for (int i = c.warp; c.has_units && i < p.layers * recurrent * 2; i += kWarps) {
+      const int layer = i / (recurrent * 2), chunk = i / 2 % recurrent, half = i % 2;
       keep_weights(c, plan.recurrent_weights, i, gate_weights<T>(c, layer, half, p.width, true, chunk));
     }
     const bool two_layers = c.has_units && p.layers > 1;
@@ -74,15 +81,14 @@ struct Predictor {
     held.output_bias = {bias(0), bias(1)};
 #pragma unroll
     for (int layer = 0; layer < kResidentLayers; ++layer) {
-      const bool exists = c.has_units && layer < p.layers && row < c.batch;
-      held.cell[layer] = exists ? p.cell[state_index(layer)] : 0.0f;
+      const bool exists = !kPasses && c.has_units && layer < p.layers && row_of(0) < c.batch;
+      held.cell[layer] = exists ? p.cell[state_index(layer, row_of(0))] : 0.0f;
     }
   }
 
-  // The block's four gates of 8 units: the depth is split over the warps, and each thread gets the sums of
-  // the unit and row that it owns.
-  __device__ __forceinline__ float4 input_gates(const Values& values) const {
-    float products[2][RowTiles][4] = {};
+  // The block's four gates of 8 units, of this warp's part of the depth.
+  using GateSums = float[2][RowTiles][4];
+  __device__ __forceinline__ void multiply_gates(const Values& values, GateSums& products) const {
 #pragma unroll
     for (int i = 0; i < kChunksPerWarp; ++i) {
       if (c.warp + i * kWarps >= chunks) continue;
@@ -94,32 +100,31 @@ struct Predictor {
         }
       }
     }
+  }
+
+  // Each thread gets the sums of the unit and row that it owns.
+  __device__ __forceinline__ float4 add_gates(const GateSums& products) const {
     float4* all = c.sums();
-    float4 total = held.gate_bias;
 #pragma unroll
     for (int job = 0; job < 2 * RowTiles; ++job) {
       const float (&even)[4] = products[0][job / 2];
       const float (&odd)[4] = products[1][job / 2];
       const int parity = job % 2;
-      const float4 part{even[parity], even[2 + parity], odd[parity], odd[2 + parity]};
-      if (job == c.warp) {
-        total = add(total, part);
-      } else {
-        all[other_part<kWarps>(job, c.warp) * kWarp + c.lane] = part;
-      }
+      all[(job * kWarps + c.warp) * kWarp + c.lane] = {even[parity], even[2 + parity], odd[parity],
+                                                       odd[2 + parity]};
     }
     meet_main();
+    float4 total = held.gate_bias;
     if (c.warp < 2 * RowTiles) {
 #pragma unroll
-      for (int w = 0; w < kWarps - 1; ++w)
-        total = add(total, all[(c.warp * (kWarps - 1) + w) * kWarp + c.lane]);
+      for (int w = 0; w < kWarps; ++w) total = add(total, all[(c.warp * kWarps + w) * kWarp + c.lane]);
     }
     return total;
   }
 
   // The block's 16 outputs of the projection, likewise.
-  __device__ __forceinline__ float2 outputs(const Values& values) const {
-    float products[RowTiles][4] = {};
+  using OutputSums = float[RowTiles][4];
+  __device__ __forceinline__ void multiply_outputs(const Values& values, OutputSums& products) const {
 #pragma unroll
     for (int i = 0; i < kChunksPerWarp; ++i) {
       const int chunk = c.warp + i * kWarps;
@@ -128,6 +133,9 @@ struct Predictor {
 #pragma unroll
       for (int n = 0; n < RowTiles; ++n) multiply_chunk<T>(products[n], weights, values.x[i][n]);
     }
+  }
+
+  __device__ __forceinline__ float2 add_outputs(const OutputSums& products) const {
     float2* all = reinterpret_cast<float2*>(c.sums());
 #pragma unroll
     for (int job = 0; job < 2 * RowTiles; ++job) {
@@ -158,115 +166,185 @@ struct Predictor {
     return out;
   }
 
-  // Where this thread's row has its message: worked out before the value is.
-  __device__ __forceinline__ uint4* place(uint4* messages, int eighth) const {
-    return opaque(messages + c.message_index(row, eighth));
+  // Where a row has its message: worked out before the value is.
+  __device__ __forceinline__ uint4* place(uint4* messages, int pass, int eighth) const {
+    return opaque(messages + c.message_index(row_of(pass), eighth));
   }
 
-  __device__ __forceinline__ void send(uint4* place, bool own, T value) const {
+  // state: where the values belong; null where the state is stored at the end.
+  __device__ __forceinline__ void send(uint4* place, bool own, T value, T* state) const {
     const uint4 packed = pack(value);
-    if (own && c.g == 0) write_message(place, packed);
+    if (!own || c.g != 0) return;
+    write_message(place, packed);
+    if (kPasses && state != nullptr) *reinterpret_cast<uint4*>(state) = packed;
   }
 
   __device__ __forceinline__ static float next_hidden(float& cell, const float4& gate) {
     return quick_lstm(cell, gate.x, gate.y, gate.z, gate.w);
   }
 
-  __device__ __forceinline__ float4 recurrent(int layer) const {
-    return c.recurrent_sums(layer)[c.warp * kWarp + c.lane];
+  // What is known of a cell before the values of the stage before are.
+  struct Cell {
+    float value;
+    float4 recurrent;
+  };
+
+  __device__ __forceinline__ Cell fetch_cell(int layer, int pass, bool own) const {
+    Cell cell{};
+    if (!own || p.layers == 0) return cell;
+    cell.recurrent = c.recurrent_sums<kPasses>(layer, pass * RowTiles)[c.warp * kWarp + c.lane];
+    cell.value = kPasses ? p.cell[state_index(layer, row_of(pass))] : held.cell[layer];
+    return cell;
   }
 
-  // Sum of the context's embeddings of this thread's unit, most recent label first.
-  __device__ float embed(int label) const {
-    float sum = 0.0f;
-    for (int i = 0; i < p.context_size; ++i) {
-      const int past = i == 0 ? label : c.rows.history[i - 1][row];
-      const int tokens = p.greedy.joint.num_tokens;
-      const bool known = past >= 0 && past < tokens;
-      const int64_t index = (static_cast<int64_t>(i) * tokens + past) * p.width + c.unit;
-      sum += known ? to_float(static_cast<const T*>(p.tables)[index]) : NAN;
-    }
-    const float rounded = to_float(from_float<T>(sum));
-    return p.relu ? activate(rounded, Activation::kRelu) : rounded;
-  }
-
-  __device__ void shift_history(int round) {
-    meet_main();
-    for (int row = threadIdx.x; row < c.batch; row += kThreads) {
-      const int label = c.labels(round)[row];
-      if (label < 0) continue;
-      for (int i = p.context_size - 2; i > 0; --i) c.rows.history[i][row] = c.rows.history[i - 1][row];
-      c.rows.history[0][row] = label;
+  __device__ __forceinline__ void step_cell(int layer, int pass, Cell& cell, const float4& input) const {
+    held.hidden[layer] = from_float<T>(next_hidden(cell.value, add(input, cell.recurrent)));
+    if constexpr (kPasses) {
+      p.cell[state_index(layer, row_of(pass))] = cell.value;
+    } else {
+      held.cell[layer] = cell.value;
     }
   }
 
-  __device__ __forceinline__ void first_stage(int round, bool own, uint4* message) {
-    const int label = own ? c.labels(round)[row] : 0;
+  __device__ __forceinline__ void send_hidden(int layer, int pass, uint4* message, bool own) const {
+    T* const state = p.layers > 0 ? static_cast<T*>(p.hidden) + state_index(layer, row_of(pass)) : nullptr;
+    send(message, own, held.hidden[layer], state);
+  }
+
+  // The label of this thread's row; -1 = none.
+  __device__ __forceinline__ int label_of(int round, int pass) const {
+    const int row = row_of(pass);
+    return row < c.batch ? c.labels(round)[row] : -1;
+  }
+
+  // Layer 0's input gates for a label.
+  __device__ __forceinline__ uint4 fetch_gates(int label) const {
+    const unsigned entry = label * p.width + c.unit;
+    return prefetch_constant(p.gate_table + 4 * entry, label >= 0 && c.has_units && p.layers > 0);
+  }
+
+  __device__ __forceinline__ void first_of_pass(int pass, int label, const uint4& gates, Cell& cell,
+                                                uint4* message) {
+    const bool own = label >= 0;
     if (p.layers > 0) {
       if (own) {
-        const unsigned entry = label * p.width + c.unit;
-        const float4 input = __ldg(reinterpret_cast<const float4*>(p.gate_table) + entry);
-        held.hidden[0] = from_float<T>(next_hidden(held.cell[0], add(input, recurrent(0))));
+        step_cell(0, pass, cell,
+                  {__uint_as_float(gates.x), __uint_as_float(gates.y), __uint_as_float(gates.z),
+                   __uint_as_float(gates.w)});
       }
     } else if (own) {
-      held.hidden[0] = from_float<T>(embed(label));
+      held.hidden[0] = from_float<T>(embed<T>(c, row_of(pass), label, c.unit));
     }
-    send(message, own, held.hidden[0]);
-    if (p.context_size > 1) shift_history(round);
+    send_hidden(0, pass, message, own);
   }
 
-  __device__ __forceinline__ void second_stage(int round, unsigned active, bool own) {
+  __device__ __forceinline__ void first_stage(int round, int label, uint4 gates, uint4* message) {
+    Cell cell = fetch_cell(0, 0, label >= 0);
+#pragma unroll 1
+    for (int pass = 0; pass + 1 < passes(); ++pass) {
+      const int next_label = label_of(round, pass + 1);
+      const uint4 next_gates = fetch_gates(next_label);
+      const Cell next_cell = fetch_cell(0, pass + 1, next_label >= 0);
+      first_of_pass(pass, label, gates, cell, message);
+      label = next_label, gates = next_gates, cell = next_cell;
+      message = place(c.hidden_messages(0, round), pass + 1, c.block);
+    }
+    first_of_pass(passes() - 1, label, gates, cell, message);
+    if (p.context_size > 1) {
+      meet_main();
+      shift_history(c, round);
+    }
+  }
+
+  __device__ __forceinline__ void request(Values& values, int round, int stage, int pass) const {
+    const uint4* messages = c.hidden_messages(stage, round) + pass * RowTiles * kWarp;
+    values.request(c, messages, c.labelled_rows(round, pass), c.warp, kWarps, chunks);
+  }
+
+  __device__ __forceinline__ void second_stage(int round) {
     Values values;
-    values.request(c, c.hidden_messages(0, round), active, c.warp, kWarps, plan.unit_blocks);
-    uint4* const message = place(c.hidden_messages(1, round), c.block);
-    values.await();
-    const float4 input = input_gates(values);
-    if (own) held.hidden[1] = from_float<T>(next_hidden(held.cell[1], add(input, recurrent(1))));
-    send(message, own, held.hidden[1]);
+    request(values, round, 0, 0);
+#pragma unroll 1
+    for (int pass = 0; pass < passes(); ++pass) {
+      const bool own = label_of(round, pass) >= 0;
+      uint4* const message = place(c.hidden_messages(1, round), pass, c.block);
+      Cell cell = fetch_cell(1, pass, own);
+      values.await();
+      GateSums products = {};
+      multiply_gates(values, products);
+      if (pass + 1 < passes()) request(values, round, 0, pass + 1);
+      if (pass > 0) meet_main();
+      const float4 input = add_gates(products);
+      if (own) step_cell(1, pass, cell, input);
+      send_hidden(1, pass, message, own);
+    }
     // The projection puts its sums where those of the gates are.
     if (c.has_outputs) meet_main();
   }
 
-  __device__ __forceinline__ void project(int round, unsigned active, bool own) {
+  __device__ __forceinline__ void project(int round) {
     Values values;
-    values.request(c, c.hidden_messages(c.stages() - 1, round), active, c.warp, kWarps, plan.unit_blocks);
-    uint4* const message = place(c.output_messages(own ? c.rows.labelled[row] : 0), 2 * c.output_tile);
-    values.await();
-    const float2 value = outputs(values);
-    if (own) {
-      held.output[0] = from_float<T>(value.x);
-      held.output[1] = from_float<T>(value.y);
-    }
-    // Even and odd eighths are neighbours.
+    request(values, round, c.stages() - 1, 0);
+#pragma unroll 1
+    for (int pass = 0; pass < passes(); ++pass) {
+      const int row = row_of(pass);
+      const bool own = label_of(round, pass) >= 0;
+      uint4* const message =
+          place(c.output_messages(own ? c.rows.labelled[row] : 0), pass, 2 * c.output_tile);
+      values.await();
+      OutputSums products = {};
+      multiply_outputs(values, products);
+      if (pass + 1 < passes()) request(values, round, c.stages() - 1, pass + 1);
+      if (pass > 0) meet_main();
+      const float2 value = add_outputs(products);
+      if (own) {
+        held.output[0] = from_float<T>(value.x);
+        held.output[1] = from_float<T>(value.y);
+      }
+      // Even and odd eighths are neighbours.
 #pragma unroll
-    for (int i = 0; i < 2; ++i) send(message + i, own && has_output(i), held.output[i]);
+      for (int i = 0; i < 2; ++i) {
+        const int64_t index = static_cast<int64_t>(row) * p.greedy.joint.width + output_unit(i);
+        send(message + i, own && has_output(i), held.output[i], static_cast<T*>(p.output) + index);
+      }
+    }
   }
 
   __device__ __forceinline__ uint4* first_message(int round) const {
-    return place(c.hidden_messages(0, round), c.block);
+    return place(c.hidden_messages(0, round), 0, c.block);
+  }
+
+  // Whether any row has a label in `round`.
+  __device__ __forceinline__ bool is_any_labelled(int round) const {
+    unsigned active = 0;
+#pragma unroll 1
+    for (int pass = 0; pass < passes(); ++pass) active |= c.labelled_rows(round, pass);
+    return active != 0;
   }
 
   // A step for the rows with a label in `round`.
   __device__ __forceinline__ void step(int round, uint4* first_message) {
-    const unsigned active = c.labelled_rows(round);
-    const bool own = (active >> row & 1) != 0;
+    const int label = label_of(round, 0);
+    const uint4 gates = fetch_gates(label);
+    const bool any = is_any_labelled(round);
     await_sums(round);
-    if (active == 0) return;
+    if (!any) return;
     if (c.has_units) {
-      first_stage(round, own, first_message);
-      if (p.layers > 1) second_stage(round, active, own);
+      first_stage(round, label, gates, first_message);
+      if (p.layers > 1) second_stage(round);
     }
-    if (c.has_outputs) project(round, active, own);
+    if (c.has_outputs) project(round);
   }
 
-  // The state of the rows that have got labels.
+  // The state of the rows that have got labels, where it is not stored yet.
   __device__ void store() const {
-    if (row >= c.batch || c.rows.labelled[row] == 0) return;
+    const int row = row_of(0);
+    if (kPasses || row >= c.batch || c.rows.labelled[row] == 0) return;
 #pragma unroll
     for (int layer = 0; layer < kResidentLayers; ++layer) {
       if (!c.has_units || layer >= p.layers) continue;
-      static_cast<T*>(p.hidden)[state_index(layer)] = held.hidden[layer];
-      p.cell[state_index(layer)] = held.cell[layer];
+      static_cast<T*>(p.hidden)[state_index(layer, row)] = held.hidden[layer];
+      p.cell[state_index(layer, row)] = held.cell[layer];
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {

@@ -22,15 +22,14 @@ struct FloatPredictor : FloatShare {
     return floats(few.cells) + (layer * c.batch + row) * kFloatUnits + unit;
   }
   __device__ float4* recurrent_sum(int layer, int row, int unit) const {
-    return reinterpret_cast<float4*>(c.shared + few.recurrent_sums) + (layer * c.batch + row) * kFloatUnits +
-           unit;
+    return reinterpret_cast<float4*>(c.at(few.recurrent_sums)) + (layer * c.batch + row) * kFloatUnits + unit;
   }
   // One of four arrays [warp][slot][unit][gate], two of them for recurrent sums; the outputs' are
   // [warp][slot][output].
   __device__ float* sums(int array) const {
     return floats(layout.sums) + array * kWarps * float_warp_sums(Rows);
   }
-  __device__ unsigned char* list() const { return c.shared + layout.row_lists + at.warp * kFloatRows; }
+  __device__ unsigned char* list() const { return c.at(layout.row_lists) + at.warp * kFloatRows; }
   __device__ Columns gate_columns(int layer, bool recurrent) const {
     const int64_t width = p.width;
     const float* first =

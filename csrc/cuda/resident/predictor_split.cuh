@@ -11,8 +11,8 @@
 // The depth of a product is split over the warps; cells and recurrent sums live in device memory.
 #pragma once
 
+#include "../split.cuh"
 #include "share_float.cuh"
-#include "split.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
@@ -36,7 +36,7 @@ struct SplitPredictor : FloatShare {
 
   const ManyPlan& many = c.plan.many;
 
-  __device__ unsigned char* list() const { return c.shared + layout.row_lists + c.warp * kFloatRows; }
+  __device__ unsigned char* list() const { return c.at(layout.row_lists) + c.warp * kFloatRows; }
   __device__ int first_step() const { return c.warp * many.hidden_steps; }
   __device__ bool is_last(int stage) const { return stage + 1 == c.stages(); }
   __device__ float4& recurrent_sum(int layer, int row, int unit) const {
@@ -48,11 +48,11 @@ struct SplitPredictor : FloatShare {
   // Of a stage's kept tile, for a step: this lane's numbers of columns g and g + 8.
   __device__ float4* kept(int stage, int tile, int step) const {
     const int place = is_last(stage) && stage > 0 ? StageTiles<false>::kKept : tile;
-    return reinterpret_cast<float4*>(c.shared + many.weights) +
+    return reinterpret_cast<float4*>(c.at(many.weights)) +
            (place * kWarps * many.hidden_steps + step) * 2 * kWarp + c.lane;
   }
   __device__ float4* parts(int job) const {
-    return reinterpret_cast<float4*>(c.shared + layout.sums) + job * kWarps * kWarp + c.lane;
+    return reinterpret_cast<float4*>(c.at(layout.sums)) + job * kWarps * kWarp + c.lane;
   }
 
   // The weights of a column: `half` 1 is 8 below. Anything in place of one that there is not: nobody looks at

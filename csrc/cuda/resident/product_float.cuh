@@ -107,7 +107,7 @@ __device__ inline void fetch_columns(const Context& c, float (&weights)[Count][k
                                      int entries, int entry, const Columns& columns, int width,
                                      const Place& at) {
   if (offset >= 0) {
-    read_kept(weights, c.shared + offset, entries, entry);
+    read_kept(weights, c.at(offset), entries, entry);
   } else {
     read_columns(weights, columns, width, at);
   }
@@ -118,7 +118,7 @@ __device__ inline void place_columns(const Context& c, int offset, int entries, 
                                      const Columns& columns, int width, const Place& at) {
   float weights[Count][kLaneDepth];
   read_columns(weights, columns, width, at);
-  keep_columns(weights, c.shared + offset, entries, entry);
+  keep_columns(weights, c.at(offset), entries, entry);
 }
 
 // Where a lane finds its part of a row.

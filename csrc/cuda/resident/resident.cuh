@@ -11,10 +11,10 @@
 
 namespace rnnt_fastdecode::cuda {
 
-constexpr int kResidentRows = 32;           // rows of one launch at most, of 16-bit types
-constexpr int kResidentLayers = 2;          // layers of an LSTM at most
-constexpr int kResidentWidth = 768;         // H and J at most
-constexpr int kResidentStaticBytes = 2304;  // shared memory beside what the plan lays out, at most
+constexpr int kPassRows = 32;        // rows that a stage takes at a time, of 16-bit types
+constexpr int kResidentRows = 128;   // rows of one launch at most, of 16-bit types
+constexpr int kResidentLayers = 2;   // layers of an LSTM at most
+constexpr int kResidentWidth = 768;  // H and J at most
 constexpr int kResidentHistory = 3;  // labels before the last one that a stateless predictor sees at most
 constexpr int kResidentWindow = 48;  // W at most
 constexpr int kGenerations = 4;      // of value messages
@@ -34,6 +34,9 @@ constexpr int kFewLaneColumns[] = {2, 8};
 constexpr int kFewStaged[] = {3, 2};
 constexpr int kManyColumns = 32;
 constexpr int kManyTiles[] = {2, 4};
+
+// Chunks of 32 recurrent weights that are multiplied at a time.
+constexpr int kPartChunks = 4;
 
 constexpr int resident_rows(bool half) { return half ? kResidentRows : kFloatRows; }
 
@@ -95,12 +98,16 @@ constexpr int float_warp_sums(int product_rows) {
 }
 
 // Of the kernel in 16-bit types: up to 8 rows, one tile of columns and 1, 2 or 4 tiles of (row, frame) pairs;
-// or anything that fits.
-enum class HalfVariant { kOneTile, kTwoTiles, kFourTiles, kWide };
+// anything of up to kPassRows rows that fits; or more rows, in passes.
+enum class HalfVariant { kOneTile, kTwoTiles, kFourTiles, kWide, kPasses };
+
+// Shared memory beside what the plan lays out, at most.
+constexpr int half_static_bytes(HalfVariant variant) { return variant == HalfVariant::kPasses ? 7040 : 2048; }
 
 // The joint's sums as the warps leave them to each other, in 16-bit types: of each part of the depth the
 // (row, frame) pairs, of each pair the columns. The spaces between keep lanes off each other's banks.
-constexpr int joint_depths(int tiles) { return tiles > 4 ? 4 : 8; }
+constexpr int kFewTiles = 4;
+constexpr int joint_depths(int tiles) { return tiles > kFewTiles ? 4 : 8; }
 constexpr int kColumnsPerTile = 16;
 constexpr int joint_pair_floats(int column_tiles) { return column_tiles * kColumnsPerTile + 4; }
 constexpr int joint_depth_floats(int tiles, int column_tiles) {
@@ -125,15 +132,17 @@ struct ResidentPlan {
   int column_blocks;
   int column_tiles;
   int slots;
-  int group_rows;       // 1, 2, 4 or 8
-  int group_shift;      // its logarithm
-  int frame_tiles;      // tiles of 8 (row, frame) pairs that a group's window fills
-  int duration_blocks;  // column blocks that hold duration columns, from first_duration_block on
+  int group_rows;                // 1, 2, 4 or 8
+  int group_shift;               // its logarithm
+  int frame_tiles;               // tiles of 8 (row, frame) pairs that a group's window fills
+  unsigned frame_tiles_inverse;  // 2^32 / frame_tiles, rounded up: its product's upper half is a quotient
+  int frame_buffers;             // windows of groups that are in shared memory at once
+  int duration_blocks;           // column blocks that hold duration columns, from first_duration_block on
   int first_duration_block;
   // Byte offsets into dynamic shared memory.
   int recurrent_weights;
   int projection_weights;
-  int recurrent_sums;
+  int recurrent_sums;  // of up to kPassRows rows
   int side_sums;
   int encoder_frames;
   int joint_weights;
@@ -148,6 +157,7 @@ struct ResidentPlan {
   int64_t duration_partials;
   int64_t partial_sums;
   int64_t progress;
+  int64_t recurrent_scratch;  // sums of more rows than that
   int64_t scratch_bytes;
   FloatPlan single;
   FewPlan few;

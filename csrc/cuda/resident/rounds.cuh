@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads, 1) resident_kernel(const __grid_cons
 
   const int slot = opaque(blockIdx.x / p.plan.column_blocks);
   const Context context{
-      p, p.plan, shared, Rows::in(numbers, Stages::kRows), slot, static_cast<int>(threadIdx.x)};
+      p, p.plan, address_of(shared), Rows::in(numbers, Stages::kRows), slot, static_cast<int>(threadIdx.x)};
   load_rows(context);
   const typename Stages::Step first{context};
   for (int row = threadIdx.x; row < context.batch; row += kThreads) first.prepare_messages(row);

@@ -2,7 +2,7 @@
 // layer and up to 6 outputs; the messages that carry their values; lists of rows.
 #pragma once
 
-#include "context.cuh"
+#include "stateless.cuh"
 #include "values.cuh"
 
 namespace rnnt_fastdecode::cuda {
@@ -46,7 +46,7 @@ struct FloatShare {
   const int units = c.has_units ? min(layout.units, p.width - first_unit) : 0;
   const int outputs = c.has_outputs ? min(layout.outputs, p.greedy.joint.width - first_output) : 0;
 
-  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.shared + offset); }
+  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.at(offset)); }
   __device__ float* hidden_message(int stage, int round, int row) const {
     const int64_t index = (stage * kGenerations + round % kGenerations) * c.batch + row;
     return reinterpret_cast<float*>(p.scratch + plan.hidden_messages) + index * p.width;
@@ -106,29 +106,6 @@ struct FloatShare {
     static_cast<float*>(p.output)[index] = value;
   }
 
-  // Sum of the context's embeddings of a unit, most recent label first.
-  __device__ float embed(int row, int label, int unit) const {
-    float sum = 0.0f;
-    for (int i = 0; i < p.context_size; ++i) {
-      const int past = i == 0 ? label : c.rows.history[i - 1][row];
-      const int tokens = p.greedy.joint.num_tokens;
-      const bool known = past >= 0 && past < tokens;
-      const int64_t index = (static_cast<int64_t>(i) * tokens + past) * p.width + first_unit + unit;
-      sum += known ? static_cast<const float*>(p.tables)[index] : NAN;
-    }
-    return p.relu ? activate(sum, Activation::kRelu) : sum;
-  }
-
-  __device__ void shift_history(int round) const {
-    __syncthreads();
-    for (int row = c.thread; row < c.batch; row += kThreads) {
-      const int label = c.labels(round)[row];
-      if (label < 0) continue;
-      for (int i = p.context_size - 2; i > 0; --i) c.rows.history[i][row] = c.rows.history[i - 1][row];
-      c.rows.history[0][row] = label;
-    }
-  }
-
   // Layer 0 needs no product once the label is known. `step_cell` gets the input gates of a row and unit.
   template <typename StepCell>
   __device__ void first_stage(int round, const unsigned char* list, int count, StepCell step_cell) const {
@@ -140,10 +117,14 @@ struct FloatShare {
         const int64_t entry = static_cast<int64_t>(label) * p.width + first_unit + unit;
         step_cell(row, unit, __ldg(reinterpret_cast<const float4*>(p.gate_table) + entry));
       } else {
-        write_value(hidden_message(0, round, row) + first_unit + unit, embed(row, label, unit));
+        write_value(hidden_message(0, round, row) + first_unit + unit,
+                    embed<float>(c, row, label, first_unit + unit));
       }
     }
-    if (p.context_size > 1) shift_history(round);
+    if (p.context_size > 1) {
+      __syncthreads();
+      shift_history(c, round);
+    }
   }
 };
 

@@ -12,7 +12,7 @@
 
 #include <cmath>
 
-#include "../ptx.cuh"
+#include "ptx.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
