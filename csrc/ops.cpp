@@ -59,8 +59,9 @@ STABLE_TORCH_LIBRARY(rnnt_fastdecode, m) {
   // to predictor_weights are as for greedy_rounds_, gate_table float32 [V,H,4] is what each label adds to the
   // gates of an LSTM's first layer, start is the state of one utterance that has not begun.
   m.def(
-      "pack_network(Tensor encoder_weight, Tensor? encoder_bias, Tensor weight, Tensor? bias, str "
-      "predictor_kind, Tensor[] predictor_weights, Tensor? gate_table, Tensor[] start) -> Tensor");
+      "pack_network(Tensor encoder_weight, Tensor? encoder_bias, Tensor weight, Tensor? bias, int "
+      "num_durations, str predictor_kind, Tensor[] predictor_weights, Tensor? gate_table, Tensor[] start) -> "
+      "Tensor");
 
   // The whole of a call: the joint's encoder projection of encoder_output [B,T,D], load_rows_, greedy_rounds_
   // to the end of every row, save_rows and pack_labels with room for all. On CUDA by the resident kernel.

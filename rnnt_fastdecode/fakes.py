@@ -57,6 +57,7 @@ def _pack_network(
     encoder_bias: Tensor | None,
     weight: Tensor,
     bias: Tensor | None,
+    num_durations: int,
     predictor_kind: str,
     predictor_weights: list[Tensor],
     gate_table: Tensor | None,

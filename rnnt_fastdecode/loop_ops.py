@@ -153,17 +153,22 @@ def pack_network(
     """
     op = torch.ops.rnnt_fastdecode.pack_network.default
     weights = list(predictor_weights)
-    parts = (encoder_weight, encoder_bias, weight, bias, predictor_kind, weights, gate_table, list(start))
     if activation not in ACTIVATIONS:
         raise ArgumentError(
             f"pack_network: activation must be one of {list(ACTIVATIONS)}, got {activation!r}"
         )
-    block = call(op, *parts)
-    if len(durations) != weight.shape[0] - weights[0].shape[-2]:
-        raise ArgumentError(
-            f"pack_network: durations must be {weight.shape[0] - weights[0].shape[-2]} numbers of frames, "
-            f"got {list(durations)}"
-        )
+    block = call(
+        op,
+        encoder_weight,
+        encoder_bias,
+        weight,
+        bias,
+        len(durations),
+        predictor_kind,
+        weights,
+        gate_table,
+        list(start),
+    )
     recurrent = predictor_kind in ("lstm", "gru")
     numbers = [
         DTYPES.index(weight.dtype),

@@ -1,13 +1,13 @@
-// pack_network, on any device: copies into one block, by torch.
+// pack_network, on every device: copies into one block, by torch.
 
-#include "../network.h"
-#include "../result_arguments.h"
+#include "network.h"
+#include "result_arguments.h"
 
 namespace rnnt_fastdecode {
 namespace {
 
 Tensor pack_network(const Tensor& encoder_weight, const std::optional<Tensor>& encoder_bias,
-                    const Tensor& weight, const std::optional<Tensor>& bias,
+                    const Tensor& weight, const std::optional<Tensor>& bias, int64_t num_durations,
                     const std::string& predictor_kind, const std::vector<Tensor>& predictor_weights,
                     const std::optional<Tensor>& gate_table, const std::vector<Tensor>& start) {
   const CallContext call{"pack_network", encoder_weight.device()};
@@ -22,9 +22,11 @@ Tensor pack_network(const Tensor& encoder_weight, const std::optional<Tensor>& e
       check_predictor_weights(call, "predictor_", predictor_kind, predictor_weights, dtype, 0, joint_width);
   check(weight.size(0) >= predictor.vocab, call.op, ": weight must have at least ", predictor.vocab,
         " rows, as the vocabulary (with blank) of predictor_weights, got ", weight.size(0), ".");
+  check(num_durations == weight.size(0) - predictor.vocab, call.op, ": durations must be ",
+        weight.size(0) - predictor.vocab, " numbers of frames, got ", num_durations, ".");
   Network network{.predictor = predictor,
                   .encoder_width = encoder_weight.size(1),
-                  .durations = std::vector<int64_t>(weight.size(0) - predictor.vocab)};
+                  .durations = std::vector<int64_t>(num_durations)};
   lay_out(call.op, network, encoder_bias.has_value(), bias.has_value());
   const bool lstm = predictor.kind == PredictorKind::kLstm;
   check(gate_table.has_value() == lstm, call.op, ": gate_table must be given ", lstm ? "" : "only ",
