@@ -170,11 +170,10 @@ def _build_file(torch: Torch, nvcc: Nvcc | None, targets: list[str], output: Pat
         target = _quote(output / f"librnnt_fastdecode_{kind}.so")
         lines.append(f"build {target}: link_{kind} {' '.join(objects)}")
 
-    library(
-        "cpu", "cxx", [*sorted((ROOT / "csrc").glob("*.cpp")), *sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))]
-    )
+    sources = ROOT / "csrc"
+    library("cpu", "cxx", [*sorted(sources.glob("*.cpp")), *sorted((sources / "cpu").glob("*.cpp"))])
     if nvcc:
-        library("cuda", "nvcc", sorted((ROOT / "csrc" / "cuda").rglob("*.cu")))
+        library("cuda", "nvcc", sorted((sources / "cuda").rglob("*.cu")))
     return "\n".join(lines) + "\n"
 
 

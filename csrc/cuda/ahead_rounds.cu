@@ -115,10 +115,6 @@ cudaError_t launch_round(const GreedyProblem& p, const AheadProblem& ahead, cuda
   return error == cudaSuccess ? projection(ahead.predictor, stream) : error;
 }
 
-bool are_vectors(const void* pointer) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0;
-}
-
 }  // namespace
 
 template <typename T>

@@ -287,10 +287,6 @@ int load_blocks(const LoadProblem& load) {
   return static_cast<int>(std::min<int64_t>(most, kLoadBlocks)) * (load.state.count + 1);
 }
 
-bool are_vectors(const void* pointer) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0;
-}
-
 }  // namespace
 
 template <typename T>

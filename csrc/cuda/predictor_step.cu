@@ -120,10 +120,13 @@ __global__ void __launch_bounds__(kThreads) layer_kernel(RecurrentProblem p, int
   }
 }
 
-// Columns of the projection, kTileColumns for each warp, from the operand rows in shared memory.
-template <typename T, int Vector>
-__device__ void project(const T* operand, int stride, const int* tile_labels, const T* projection,
-                        const T* bias, T* output, int first_row, int width, int output_width, int lane) {
+// Columns of a problem's projection, kTileColumns for each warp, from the operand rows in shared memory.
+template <typename T, int Vector, typename Problem>
+__device__ void project(const Problem& p, const T* operand, int stride, const int* tile_labels, int first_row,
+                        int lane) {
+  const auto* projection = static_cast<const T*>(p.projection);
+  const auto* bias = static_cast<const T*>(p.projection_bias);
+  const int width = p.hidden_width, output_width = p.output_width;
   const int tile = (blockIdx.y * kWarps + threadIdx.x / kWarp) * kTileColumns;
   if (tile >= output_width) {
     return;
@@ -137,7 +140,7 @@ __device__ void project(const T* operand, int stride, const int* tile_labels, co
   const int column = tile + lane % kTileColumns;
   const int r = lane / kTileColumns;
   if (column < output_width && tile_labels[r] >= 0) {
-    output[static_cast<int64_t>(first_row + r) * output_width + column] =
+    static_cast<T*>(p.output)[static_cast<int64_t>(first_row + r) * output_width + column] =
         from_float<T>(sum + to_float(bias[column]));
   }
 }
@@ -172,9 +175,7 @@ __global__ void __launch_bounds__(kThreads) recurrent_projection_kernel(Recurren
     fill_row_with(own_operand, width, lane, 0.0f);
   }
   __syncthreads();
-  project<T, Vector>(operand, stride, tile_labels, static_cast<const T*>(p.projection),
-                     static_cast<const T*>(p.projection_bias), static_cast<T*>(p.output), first_row, width,
-                     p.output_width, lane);
+  project<T, Vector>(p, operand, stride, tile_labels, first_row, lane);
 }
 
 template <typename T>
@@ -206,9 +207,7 @@ __global__ void __launch_bounds__(kThreads) stateless_projection_kernel(Stateles
     }
   }
   __syncthreads();
-  project<T, 1>(operand, stride, tile_labels, static_cast<const T*>(p.projection),
-                static_cast<const T*>(p.projection_bias), static_cast<T*>(p.output), first_row, width,
-                p.output_width, threadIdx.x % kWarp);
+  project<T, 1>(p, operand, stride, tile_labels, first_row, threadIdx.x % kWarp);
 }
 
 __global__ void shift_context_kernel(StatelessProblem p) {

@@ -322,10 +322,6 @@ cudaError_t launch(Kernel kernel, const TilePlan& plan, const Product& product, 
   return cudaGetLastError();
 }
 
-bool are_vectors(const void* pointer) {
-  return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0;
-}
-
 }  // namespace
 
 template <typename T>

@@ -41,6 +41,11 @@ constexpr int kChunkBytes = kChunkVectors * kVectorBytes;  // of one row
 template <typename T>
 constexpr int kVector = kVectorBytes / static_cast<int>(sizeof(T));
 
+// Whether a row-major matrix of whole vectors may lie there.
+inline bool are_vectors(const void* pointer) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % kVectorBytes == 0;
+}
+
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
 // Bytes from row to row of an operand of `vectors` vectors in shared memory. Eight lanes read 64 bytes of two

@@ -184,6 +184,10 @@ __device__ inline float scaled(float sum, unsigned from, unsigned to) {
   return sum == 0.0f || from == to ? sum : sum * expf(value_of(from) - value_of(to));
 }
 
+__device__ inline float4 as_floats(const uint4& bits) {
+  return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)};
+}
+
 __device__ inline float4 add(const float4& a, const float4& b) {
   return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
 }

@@ -15,7 +15,7 @@ namespace rnnt_fastdecode::cuda {
 
 // kStaged: steps that pass through shared memory at a time.
 template <int kLaneColumns, int kStaged>
-struct FloatJoint {
+struct FloatJoint : JointShare {
   static constexpr int kPairs = 8;
   static constexpr int kColumns = kColumnLanes * kLaneColumns;
   static constexpr int kStep = 4 * kDepthLanes;
@@ -38,21 +38,15 @@ struct FloatJoint {
     int first_frame;
   };
 
-  const Context& c;
-  const ResidentPlan& plan = c.plan;
-  const FloatPlan& layout = c.plan.single;
   const FewPlan& few = c.plan.few;
-  const JointProblem& joint = c.p.greedy.joint;
   const int first_column = c.column_block * kColumns;
 
   __device__ int k() const { return c.lane / kColumnLanes; }
   __device__ int q() const { return c.lane % kColumnLanes; }
-  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.at(offset)); }
   __device__ float* staged() const { return floats(few.slices) + c.warp * kPairs * kStagedWidth; }
   __device__ float* parts(int warp) const {
     return floats(layout.sums) + warp * kLaneColumns * kWarp + c.lane;
   }
-  __device__ unsigned char* live() const { return c.at(layout.row_lists) + (kWarps + c.warp) * kFloatRows; }
   __device__ float4* weights() const {
     return reinterpret_cast<float4*>(c.at(layout.joint_weights)) + c.lane;
   }
@@ -102,9 +96,6 @@ struct FloatJoint {
   }
   __device__ int frame_of(const Tile& tile, int pair) const {
     return tile.first_frame + (pair >> plan.group_shift);
-  }
-  __device__ int frames_left(int row) const {
-    return row < 0 ? 0 : min(c.rows.lengths[row] - c.rows.times[row], joint.window);
   }
 
   __device__ void judge_tile(int round, const Tile& tile) const {
@@ -194,8 +185,7 @@ struct FloatJoint {
 #pragma unroll
       for (int s = 0; s < kStaged; ++s) {
         const uint4 &a = x.frames[i][s], &b = x.predicted[s];
-        float4 sum{__uint_as_float(a.x) + __uint_as_float(b.x), __uint_as_float(a.y) + __uint_as_float(b.y),
-                   __uint_as_float(a.z) + __uint_as_float(b.z), __uint_as_float(a.w) + __uint_as_float(b.w)};
+        float4 sum = add(as_floats(a), as_floats(b));
         if (relu) sum = rectified(sum);
         *quad_of(own, i, s) = sum;
       }
@@ -211,16 +201,6 @@ struct FloatJoint {
 
   __device__ static float4* quad_of(float* own, int i, int s) {
     return reinterpret_cast<float4*>(own + i * (kWarp / kDepthLanes) * kStagedWidth + s * kStep);
-  }
-
-  __device__ static float4 rectified(const float4& x) {
-    return {ptx::max_nan(x.x, 0.0f), ptx::max_nan(x.y, 0.0f), ptx::max_nan(x.z, 0.0f),
-            ptx::max_nan(x.w, 0.0f)};
-  }
-
-  __device__ static float4 activated(const float4& x, Activation activation) {
-    return {activate(x.x, activation), activate(x.y, activation), activate(x.z, activation),
-            activate(x.w, activation)};
   }
 
   __device__ void multiply_steps(Products& products, const float4* weights, int steps) const {
@@ -297,7 +277,7 @@ struct FloatJoint {
       const int own = column + j * kColumnLanes;
       if (own < joint.num_tokens) take(order, token, order_of(logits[j]), own);
     }
-    take_over_columns(order, token);
+    take_over_lanes<1, kColumnLanes>(order, token);
     if (sends) {
       write_message(c.partial(c.frame_index(round, row, frame), c.column_block),
                     {order, static_cast<unsigned>(token), 0, tag});
@@ -310,7 +290,7 @@ struct FloatJoint {
           take(duration_order, duration, order_of(logits[j]), own - joint.num_tokens);
         }
       }
-      take_over_columns(duration_order, duration);
+      take_over_lanes<1, kColumnLanes>(duration_order, duration);
       if (sends) {
         write_message(c.duration_partial(c.frame_index(round, row, frame), c.duration_block),
                       {duration_order, static_cast<unsigned>(duration), 0, tag});
@@ -327,14 +307,6 @@ struct FloatJoint {
     if (sends) {
       write_message(c.partial_sum(c.frame_index(round, row, frame), c.column_block),
                     {order, __float_as_uint(sum), 0, tag});
-    }
-  }
-
-  __device__ static void take_over_columns(unsigned& order, int& index) {
-#pragma unroll
-    for (int offset = 1; offset < kColumnLanes; offset *= 2) {
-      take(order, index, __shfl_xor_sync(kFullMask, order, offset),
-           __shfl_xor_sync(kFullMask, index, offset));
     }
   }
 };

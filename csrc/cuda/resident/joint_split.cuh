@@ -9,14 +9,6 @@
 
 namespace rnnt_fastdecode::cuda {
 
-// Merges over the 8 lanes that share t.
-__device__ inline void take_over_lanes(unsigned& order, int& index) {
-#pragma unroll
-  for (int offset = 4; offset < kWarp; offset *= 2) {
-    take(order, index, __shfl_xor_sync(kFullMask, order, offset), __shfl_xor_sync(kFullMask, index, offset));
-  }
-}
-
 // The best of a pair's columns so far, and the sum of exp(logit - value_of(sum_order)).
 struct FloatBest {
   unsigned order = 0;
@@ -30,12 +22,11 @@ static_assert(sizeof(FloatBest) == kFloatBestBytes);
 
 // tanh and sigmoid, out of line: their code is long.
 __device__ __noinline__ float4 activate_curved(float4 x, Activation activation) {
-  return {activate(x.x, activation), activate(x.y, activation), activate(x.z, activation),
-          activate(x.w, activation)};
+  return activated(x, activation);
 }
 
 template <int Tiles>
-struct SplitJoint {
+struct SplitJoint : JointShare {
   static constexpr int kPairs = 8;
   static constexpr int kColumnTiles = 2;
   static constexpr int kColumns = 16 * kColumnTiles;
@@ -44,11 +35,7 @@ struct SplitJoint {
   // Steps that are read at once: all of an eighth of the depth, or where registers are short one by one.
   static constexpr int kAtOnce = Tiles == 2 ? kSteps : 1;
 
-  const Context& c;
-  const ResidentPlan& plan = c.plan;
-  const FloatPlan& layout = c.plan.single;
   const ManyPlan& many = c.plan.many;
-  const JointProblem& joint = c.p.greedy.joint;
   const int first_column = c.column_block * plan.column_tiles * kColumns;
 
   // How the live rows of a round are spread: over the slots, in groups; over the warps, in tasks.
@@ -68,8 +55,6 @@ struct SplitJoint {
     int first_frame;
   };
 
-  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.at(offset)); }
-  __device__ unsigned char* live() const { return c.at(layout.row_lists) + (kWarps + c.warp) * kFloatRows; }
   // Of a tile of 16 columns and a step: this lane's numbers of columns g and g + 8.
   __device__ float4* weights(int tile, int step) const {
     return reinterpret_cast<float4*>(c.at(layout.joint_weights)) +
@@ -148,9 +133,6 @@ struct SplitJoint {
   }
   __device__ int frame_of(const Tasks& tasks, const Task& task, int pair) const {
     return task.first_frame + (pair >> tasks.group_shift);
-  }
-  __device__ int frames_left(int row) const {
-    return row < 0 ? 0 : min(c.rows.lengths[row] - c.rows.times[row], joint.window);
   }
 
   // By all warps together.
@@ -282,18 +264,15 @@ struct SplitJoint {
 
   __device__ void activate_rows(const uint4 (&frames)[Tiles], const uint4& predicted,
                                 SplitRow (&rows)[Tiles]) const {
-    const auto sum = [](unsigned x, unsigned y) { return __uint_as_float(x) + __uint_as_float(y); };
     float4 x[Tiles];
 #pragma unroll
     for (int n = 0; n < Tiles; ++n) {
-      x[n] = {sum(frames[n].x, predicted.x), sum(frames[n].y, predicted.y), sum(frames[n].z, predicted.z),
-              sum(frames[n].w, predicted.w)};
+      x[n] = add(as_floats(frames[n]), as_floats(predicted));
     }
     if (joint.activation == Activation::kRelu) {
 #pragma unroll
       for (int n = 0; n < Tiles; ++n) {
-        x[n] = {ptx::max_nan(x[n].x, 0.0f), ptx::max_nan(x[n].y, 0.0f), ptx::max_nan(x[n].z, 0.0f),
-                ptx::max_nan(x[n].w, 0.0f)};
+        x[n] = rectified(x[n]);
       }
     } else {
 #pragma unroll
@@ -335,7 +314,7 @@ struct SplitJoint {
         const int own = column + 8 * j;
         if (own < joint.num_tokens) take(best[i].order, best[i].token, order_of(logits[i][j]), own);
       }
-      take_over_lanes(best[i].order, best[i].token);
+      take_over_lanes<4, kWarp>(best[i].order, best[i].token);
       if (exists[i] && last && c.g == 0) {
         write_message(c.partial(c.frame_index(round, row[i], frame[i]), c.column_block),
                       {best[i].order, static_cast<unsigned>(best[i].token), 0, tag});
@@ -350,7 +329,7 @@ struct SplitJoint {
           take(best[i].duration_order, best[i].duration, order_of(logits[i][j]), own);
         }
       }
-      take_over_lanes(best[i].duration_order, best[i].duration);
+      take_over_lanes<4, kWarp>(best[i].duration_order, best[i].duration);
       if (exists[i] && last && c.g == 0) {
         write_message(c.duration_partial(c.frame_index(round, row[i], frame[i]), c.duration_block),
                       {best[i].duration_order, static_cast<unsigned>(best[i].duration), 0, tag});

@@ -106,7 +106,7 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
     if (room < 0 || buffers < (makes_room ? 1 : slot_groups)) {
       continue;
     }
-    const int64_t cost = static_cast<int64_t>(2 * column_tiles + 3) * divide_up(groups, slots);
+    const int64_t cost = static_cast<int64_t>(2 * column_tiles + 3) * slot_groups;
     if (best < 0 || cost < best) {
       best = cost;
       out.slots = slots;
@@ -125,10 +125,9 @@ bool plan_half(const ResidentShape& shape, int rows, int multiprocessors, int sh
   }
   place_duration_blocks(shape, kColumnsPerTile, out);
   reserve_scratch(shape, rows, 2, out);
-  out.recurrent_scratch = out.scratch_bytes;
   if (out.variant == HalfVariant::kPasses) {
-    out.scratch_bytes +=
-        static_cast<int64_t>(out.blocks) * kResidentLayers * divide_up(rows, 8) * 2 * kSumBytes;
+    const int block_sums = kResidentLayers * divide_up(rows, 8) * 2 * kSumBytes;
+    out.recurrent_scratch = reserve(out, static_cast<int64_t>(out.blocks) * block_sums);
   }
   *plan = out;
   return true;
@@ -145,20 +144,13 @@ void reserve_scratch(const ResidentShape& shape, int64_t rows, int element_bytes
   constexpr int64_t kMessage = 16;
   // Whole tiles of 8 rows and chunks of 32 numbers.
   const int64_t values = kGenerations * aligned_to(rows, 8) * element_bytes;
-  int64_t used = 0;
-  const auto reserve = [&](int64_t size) {
-    const int64_t offset = used;
-    used += aligned(size);
-    return offset;
-  };
-  plan.hidden_messages = reserve(values * std::max(shape.layers, 1) * aligned_to(shape.width, 32));
-  plan.output_messages = reserve(values * aligned_to(shape.joint_width, 32));
-  plan.decisions = reserve(2 * plan.blocks * rows * kMessage);
-  plan.partials = reserve(2 * rows * shape.window * plan.column_blocks * kMessage);
-  plan.duration_partials = reserve(2 * rows * shape.window * plan.duration_blocks * kMessage);
-  plan.partial_sums = reserve(2 * rows * shape.window * plan.column_blocks * kMessage);
-  plan.progress = reserve(plan.blocks * static_cast<int64_t>(sizeof(int)));
-  plan.scratch_bytes = used;
+  plan.hidden_messages = reserve(plan, values * std::max(shape.layers, 1) * aligned_to(shape.width, 32));
+  plan.output_messages = reserve(plan, values * aligned_to(shape.joint_width, 32));
+  plan.decisions = reserve(plan, 2 * plan.blocks * rows * kMessage);
+  plan.partials = reserve(plan, 2 * rows * shape.window * plan.column_blocks * kMessage);
+  plan.duration_partials = reserve(plan, 2 * rows * shape.window * plan.duration_blocks * kMessage);
+  plan.partial_sums = reserve(plan, 2 * rows * shape.window * plan.column_blocks * kMessage);
+  plan.progress = reserve(plan, plan.blocks * static_cast<int64_t>(sizeof(int)));
 }
 
 bool plan_resident(const ResidentShape& shape, int multiprocessors, int shared_limit, ResidentPlan* plan) {

@@ -150,14 +150,9 @@ bool plan_float(const ResidentShape& shape, int rows, int multiprocessors, int s
   out.shared_bytes = room.used;
   reserve_scratch(shape, rows, kFloat, out);
   if (!few) {
-    const auto reserve = [&](int64_t size) {
-      const int64_t offset = out.scratch_bytes;
-      out.scratch_bytes += aligned(size);
-      return offset;
-    };
-    out.many.best = reserve(static_cast<int64_t>(out.blocks) * out.many.best_bytes);
+    out.many.best = reserve(out, static_cast<int64_t>(out.blocks) * out.many.best_bytes);
     out.many.recurrent_sums =
-        reserve(static_cast<int64_t>(shape.layers) * rows * shape.width * kGates * kFloat);
+        reserve(out, static_cast<int64_t>(shape.layers) * rows * shape.width * kGates * kFloat);
   }
   *plan = out;
   return true;

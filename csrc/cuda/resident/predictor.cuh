@@ -228,9 +228,7 @@ struct Predictor {
     const bool own = label >= 0;
     if (p.layers > 0) {
       if (own) {
-        step_cell(0, pass, cell,
-                  {__uint_as_float(gates.x), __uint_as_float(gates.y), __uint_as_float(gates.z),
-                   __uint_as_float(gates.w)});
+        step_cell(0, pass, cell, as_floats(gates));
       }
     } else if (own) {
       held.hidden[0] = from_float<T>(embed<T>(c, row_of(pass), label, c.unit));

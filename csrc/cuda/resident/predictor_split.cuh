@@ -141,10 +141,6 @@ struct SplitPredictor : FloatShare {
     }
   }
 
-  __device__ static float4 as_floats(const uint4& x) {
-    return {__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), __uint_as_float(x.w)};
-  }
-
   // What a lane reads for the next steps: of row g of every tile, and of the streamed tile of columns.
   struct Operands {
     const float* row[RowTiles];

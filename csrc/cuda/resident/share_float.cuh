@@ -2,14 +2,14 @@
 // layer and up to 6 outputs; the messages that carry their values; lists of rows.
 #pragma once
 
+#include "../ptx.cuh"
 #include "stateless.cuh"
 #include "values.cuh"
 
 namespace rnnt_fastdecode::cuda {
 
 __device__ inline float4 prefetch_quad(const float* address, bool wanted) {
-  const uint4 bits = prefetch_constant(address, wanted);
-  return {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z), __uint_as_float(bits.w)};
+  return as_floats(prefetch_constant(address, wanted));
 }
 
 // The projected output of a row after as many labels of this launch.
@@ -32,6 +32,40 @@ __device__ inline int list_rows(const Context& c, unsigned char* list, Wanted wa
   __syncwarp();
   return count;
 }
+
+// Merges the best of the lanes that differ in the bits from `From` on, below `To`.
+template <int From, int To>
+__device__ inline void take_over_lanes(unsigned& order, int& index) {
+#pragma unroll
+  for (int offset = From; offset < To; offset *= 2) {
+    take(order, index, __shfl_xor_sync(kFullMask, order, offset), __shfl_xor_sync(kFullMask, index, offset));
+  }
+}
+
+__device__ inline float4 rectified(const float4& x) {
+  return {ptx::max_nan(x.x, 0.0f), ptx::max_nan(x.y, 0.0f), ptx::max_nan(x.z, 0.0f), ptx::max_nan(x.w, 0.0f)};
+}
+
+__device__ inline float4 activated(const float4& x, Activation activation) {
+  return {activate(x.x, activation), activate(x.y, activation), activate(x.z, activation),
+          activate(x.w, activation)};
+}
+
+// What the joint knows, however its products are made.
+struct JointShare {
+  const Context& c;
+  const ResidentPlan& plan = c.plan;
+  const FloatPlan& layout = c.plan.single;
+  const JointProblem& joint = c.p.greedy.joint;
+
+  __device__ float* floats(int offset) const { return reinterpret_cast<float*>(c.at(offset)); }
+  // The list of live rows of this warp.
+  __device__ unsigned char* live() const { return c.at(layout.row_lists) + (kWarps + c.warp) * kFloatRows; }
+  // Of a row, -1 if there is none: frames of its window.
+  __device__ int frames_left(int row) const {
+    return row < 0 ? 0 : min(c.rows.lengths[row] - c.rows.times[row], joint.window);
+  }
+};
 
 struct FloatShare {
   static constexpr int kGates = 4;
@@ -91,13 +125,12 @@ struct FloatShare {
 
   // The next hidden value of a unit, to everybody and to the state; returns its next cell.
   __device__ float send_cell(int layer, int round, int row, int unit, const float4& gate, float cell) const {
-    const float next = sigmoid(gate.y) * cell + sigmoid(gate.x) * tanhf(gate.z);
-    const float value = sigmoid(gate.w) * tanhf(next);
+    const float value = exact_lstm(cell, gate.x, gate.y, gate.z, gate.w);
     write_value(hidden_message(layer, round, row) + first_unit + unit, value);
     const int64_t index = state_index(layer, row, first_unit + unit);
     static_cast<float*>(p.hidden)[index] = value;
-    p.cell[index] = next;
-    return next;
+    p.cell[index] = cell;
+    return cell;
   }
 
   __device__ void send_output(int row, int output, float value) const {
